@@ -1,0 +1,48 @@
+# Each target sets up what it needs first. ARGS passes arguments on: make bench ARGS="--limit 50"
+
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench report test check format clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED)  ## create .venv with the pinned versions (PYTHON=python3.12 picks another Python)
+
+bench: $(INSTALLED)  ## run the default suite and print its table; cells already done are not run again
+	$(BIN)/bench run $(ARGS)
+
+report: $(INSTALLED)  ## print the table of the newest run under results/
+	@run=$$(ls -t results/*/run.json 2>/dev/null | grep -v '^results/baseline/' | head -n 1); \
+	if [ -z "$$run" ]; then echo "error: no run under results/; start with: make bench" >&2; exit 2; fi; \
+	set -x; $(BIN)/bench table "$$(dirname "$$run")" $(ARGS)
+
+test: $(INSTALLED)  ## run the test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED)  ## lint and check types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## fix what the linter can fix
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove .venv and caches; runs under results/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first and by its exact version: a resolve that is free to choose would take the newest build, CUDA and all.
+# setuptools comes with it, so that the project itself is built with the pinned one and not with one fetched for the build.
+$(INSTALLED): pyproject.toml constraints.txt
+	@($(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))') 2>/dev/null || { \
+	  found=$$( ($(PYTHON) --version) 2>/dev/null || echo "no program $(PYTHON)"); \
+	  echo "error: Python 3.11 or newer is needed, found: $$found; choose one with: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt "$$(grep '^torch==' constraints.txt)" "$$(grep '^setuptools==' constraints.txt)"
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@

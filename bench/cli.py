@@ -1,0 +1,337 @@
+"""The command line: parses, calls, prints. Heavy libraries are imported by the commands that need them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from bench.errors import BenchError, did_you_mean
+
+app = typer.Typer(
+    help="Compare ways of adapting a language model (prompting, RAG, adapters, full fine-tuning) on the same task, with evidence.",
+    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None,
+)  # fmt: skip
+world_app = typer.Typer(help="The embedded synthetic world.", no_args_is_help=True)
+base_app = typer.Typer(help="The embedded base model.", no_args_is_help=True)
+app.add_typer(world_app, name="world")
+app.add_typer(base_app, name="base-model")
+
+# A pipe or a log has no width of its own; the table needs about 120 columns.
+console = Console(width=None if sys.stdout.isatty() else 140)
+Results = Annotated[Path, typer.Option("--results", help="Folder that holds the runs.")]
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help="A suite that comes with the package, or a .yaml file.")] = "default",
+    task: Annotated[list[str] | None, typer.Option("--task", help="Task name or folder; may be repeated.")] = None,
+    strategy: Annotated[list[str] | None, typer.Option("--strategy", help="Preset or .yaml file; may be repeated.")] = None,
+    model: Annotated[str | None, typer.Option(help="embedded, a folder in Hugging Face format, or a hub id.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, counted from 0.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Test items per task.")] = None,
+    train_examples: Annotated[int | None, typer.Option(min=1, help="Labelled examples that every strategy gets.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Search trials that every strategy gets.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or hub id with the task's rows, over its own.")] = None,
+    results: Results = Path("results"),
+    name: Annotated[str | None, typer.Option(help="Name of the run; default: the suite's, with a hash where options change it.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Recompute every cell; an earlier run of the name is kept aside.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings along.")] = False,
+) -> None:
+    """Run a suite and print its table. Finished cells are kept: a second run does only what is missing.
+
+    Example: bench run --model ./my-model --task tasks/product_support --strategy zero-shot --strategy lora
+    """
+    from bench.environment import environment
+    from bench.model.source import locate
+    from bench.result.schema import Run
+    from bench.result.store import RunFolder
+    from bench.run.executor import run_cells
+    from bench.run.progress import LiveProgress
+    from bench.suite import expand, load_suite
+
+    base = load_suite(suite)
+    given: dict[str, Any] = {"model": model, "tasks": task, "strategies": strategy, "limit": limit, "data": data}
+    given |= {"seeds": list(range(seeds)) if seeds else None, "trust_remote_code": trust_remote_code or None}
+    budget: dict[str, Any] = {k: v for k, v in (("train_examples", train_examples), ("trials", trials)) if v is not None}
+    overrides = {k: v for k, v in given.items() if v is not None}
+    if budget:
+        overrides["budget"] = base.budget.model_copy(update=budget)
+    chosen = base.model_copy(update=overrides)
+    stem = Path(suite).stem
+    changed = chosen.model_dump_json() != base.model_dump_json()
+    name = name or (f"{stem}-{hashlib.sha256(chosen.model_dump_json().encode()).hexdigest()[:8]}" if changed else stem)
+    folder = RunFolder(results / name)
+
+    cells = expand(chosen, locate(chosen.model))
+    if fresh and folder.path.exists():
+        _keep_aside(folder.path)
+    folder.create()
+    header = Run(
+        name=name, suite=chosen.model_dump(mode="json"), environment=environment(), started=_now(), ended=None, status="running"
+    )  # fmt: skip
+    folder.write_run(header)
+    for warning in dict.fromkeys(f"{c.task.name}: {w}" for c in cells for w in c.task.warnings):
+        console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
+    status: Literal["ok", "failed", "interrupted"] = "interrupted"
+    try:
+        with LiveProgress(console, len(cells)) as progress:
+            outcome = run_cells(cells, folder, results / ".stores", workers or _default_workers(), progress)
+        status = "failed" if outcome.failed else "ok"
+    finally:
+        folder.write_run(header.model_copy(update={"ended": _now(), "status": status}))
+    _show_table(folder)
+    if outcome.failed:
+        first = outcome.failed[0]
+        more = f" (and {len(outcome.failed) - 1} more)" if len(outcome.failed) > 1 else ""
+        where = f"{first.task} / {first.strategy} / s{first.seed}"
+        raise BenchError(f"{len(outcome.failed)} of {len(cells)} cells failed: {where}: {first.error}{more}")
+
+
+def _default_workers() -> int:
+    return 1 if Path("/dev/nvidia0").exists() else max(1, min(4, os.cpu_count() or 1))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _keep_aside(path: Path) -> None:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    try:
+        path.rename(path.with_name(f"{path.name}.before-{stamp}"))
+    except OSError as error:
+        raise BenchError(f"{path}: the earlier run could not be moved aside: {error.strerror}") from error
+
+
+def _show_table(folder: Any) -> None:
+    from bench.result.render import print_table
+    from bench.result.table import write_table
+
+    print_table(console, write_table(folder))
+    console.print(f"Written: {folder.path}/table.md, table.csv, table.parquet", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def table(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    format: Annotated[str, typer.Option(help="md, csv, json, latex or parquet (parquet to a file only).")] = "md",
+    by: Annotated[str, typer.Option(help="Order rows by task or by strategy.")] = "task",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
+    slices: Annotated[bool, typer.Option("--slices", help="The primary metric by the slices that tasks declare.")] = False,
+) -> None:
+    """Print a run's table, from its records alone.
+
+    Example: bench table results/default --format csv -o default.csv
+    """
+    from bench.result.render import render
+    from bench.result.store import RunFolder, write_atomic
+    from bench.result.table import build_table, slice_table
+
+    folder = RunFolder(run_folder)
+    if slices:
+        frame = slice_table(folder)
+        content: str | bytes = frame.to_csv(index=False) if format == "csv" else frame.to_string(index=False) + "\n"
+    else:
+        content = render(build_table(folder), format, by)
+    if output:
+        write_atomic(output, content)
+    elif isinstance(content, bytes):
+        raise BenchError("--format parquet: binary; give a file with -o")
+    else:
+        sys.stdout.write(content)
+
+
+@app.command()
+def show(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    cell: Annotated[str, typer.Argument(help="task/strategy or task/strategy/s0")],
+    item: Annotated[str | None, typer.Option(help="Only this test item.")] = None,
+    limit: Annotated[int, typer.Option(help="Items to print.")] = 10,
+) -> None:
+    """Print what a cell answered, item by item.
+
+    Example: bench show results/default product_support/rag --limit 5
+    """
+    from bench.result.store import RunFolder
+
+    parts = cell.split("/")
+    if len(parts) not in (2, 3) or (len(parts) == 3 and not parts[2].removeprefix("s").isdecimal()):
+        raise BenchError(f'cell "{cell}": expected task/strategy or task/strategy/s0')
+    folder = RunFolder(run_folder)
+    seed = int(parts[2].removeprefix("s")) if len(parts) == 3 else 0
+    record = folder.read_record(parts[0], parts[1], seed)
+    if record is None:
+        known = [f"{r.task}/{r.strategy}/s{r.seed}" for r in folder.records()]
+        raise BenchError(f'{run_folder}: no cell "{cell}"; {did_you_mean(cell, known)}')
+    console.print(f"{record.task} / {record.strategy} / s{record.seed}: {record.status} {record.error or ''}", highlight=False)
+    for key, value in record.metrics.items():
+        console.print(f"  {key}: {value.value:.4f} [{value.ci_low}, {value.ci_high}] n={value.n_scored}", highlight=False, markup=False)
+    items = folder.read_items(parts[0], parts[1], seed) if record.status == "ok" else []
+    chosen = [i for i in items if i.id == item] if item else items[:limit]
+    if item and not chosen:
+        raise BenchError(f'{run_folder}: no item "{item}"; {did_you_mean(item, [i.id for i in items])}')
+    for entry in chosen:
+        console.print_json(json.dumps(entry.model_dump(mode="json"), ensure_ascii=False))
+
+
+@app.command("list")
+def list_(what: Annotated[str, typer.Argument(help="tasks, strategies, models or metrics")]) -> None:
+    """List what is there by name.
+
+    Example: bench list strategies
+    """
+    from bench.metric.registry import describe, metric_names
+    from bench.strategy.spec import load_strategy, preset_names
+    from bench.suite import tasks_folder
+
+    rows: list[tuple[str, str]]
+    if what == "tasks":
+        import yaml
+
+        files = sorted(tasks_folder().glob("*/task.yaml"))
+        rows = [(f.parent.name, str((yaml.safe_load(f.read_text()) or {}).get("description", ""))) for f in files]
+    elif what == "strategies":
+        rows = [(n, load_strategy(n)[1].description) for n in preset_names()]
+    elif what == "models":
+        rows = [("embedded", "The base model that comes with the package; any folder in Hugging Face format or hub id works as well.")]
+    elif what == "metrics":
+        rows = [(n, describe(n)) for n in metric_names()]
+    else:
+        raise BenchError(f'list: found "{what}"; {did_you_mean(what, ("tasks", "strategies", "models", "metrics"))}')
+    width = max((len(n) for n, _ in rows), default=0)
+    for row_name, text in rows:
+        print(f"{row_name:<{width}}  {text}")
+
+
+@app.command()
+def validate(
+    task: Annotated[str, typer.Argument(help="Task name or folder.")],
+    data: Annotated[str | None, typer.Option(help="Folder or hub id with the rows.")] = None,
+) -> None:
+    """Check a task: schema, splits, leakage; and print what is in it.
+
+    Example: bench validate tasks/product_support
+    """
+    from bench.suite import find_task
+    from bench.task.author import validate as check
+
+    for line in check(find_task(task), data):
+        console.print(line, highlight=False, markup=False)
+
+
+@app.command("new-task")
+def new_task(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+    kind: Annotated[str, typer.Option(help="qa, classification, summarization or structured")] = "qa",
+) -> None:
+    """Write a commented task.yaml and example rows to start from.
+
+    Example: bench new-task tasks/my_task --kind classification
+    """
+    from bench.task.author import new_task as make
+
+    make(folder, kind)
+    console.print(f"Made {folder}. Check it with: bench validate {folder}", highlight=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Print what this machine offers and whether the embedded model is whole.
+
+    Example: bench doctor
+    """
+    from bench.environment import environment
+    from bench.world.manifest import check_manifest
+
+    console.print_json(json.dumps(environment()))
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    console.print(f"GPU: {gpu}", highlight=False)
+    check_manifest()
+    console.print("embedded base model: whole (SHA-256 as in its manifest)", highlight=False)
+
+
+@world_app.command("make-tasks")
+def make_tasks(
+    folder: Annotated[Path, typer.Option(help="Folder to write the tasks to.")] = Path("tasks"),
+    seed: Annotated[int, typer.Option(help="Seed of the rows.")] = 0,
+) -> None:
+    """Generate the four embedded tasks; the same seed gives the same bytes.
+
+    Example: bench world make-tasks --folder /tmp/tasks --seed 1
+    """
+    from bench.world.tasks import make_tasks as make
+
+    make(folder, seed)
+    console.print(f"Written: {folder}", highlight=False)
+
+
+@base_app.command("train")
+def base_train(
+    folder: Annotated[Path, typer.Argument(help="Working folder; an unfinished training there is resumed.")],
+    tokens: Annotated[float, typer.Option(help="Token budget.")] = 36e6,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Pretrain the embedded base model from scratch (about an hour on two cores).
+
+    Example: bench base-model train /tmp/base --tokens 36e6
+    """
+    import torch
+
+    from bench.world.pretrain import Trainer
+
+    torch.set_num_threads(threads)
+    Trainer(folder).train(tokens)
+
+
+@base_app.command("verify")
+def base_verify(
+    folder: Annotated[Path | None, typer.Argument(help="Model folder; default: the shipped weights.")] = None,
+    n: Annotated[int, typer.Option(min=1, help="Items per gate.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of the items.")] = 1,
+) -> None:
+    """Check the base model against its gates on fresh items; exit 1 where one fails.
+
+    Example: bench base-model verify
+    """
+    import torch
+
+    from bench.world.manifest import BASE_MODEL
+    from bench.world.verify import report, verify
+
+    torch.set_num_threads(1)  # at this size more threads wait for each other
+    gates = verify(folder or BASE_MODEL, n, seed, show=lambda gate: console.print(str(gate), highlight=False, markup=False))
+    console.print(report(gates).splitlines()[-1], highlight=False, markup=False)
+    if not all(g.passed for g in gates):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point: a `BenchError` is one line on stderr and exit code 2; ``--debug`` shows the traceback."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    began = time.monotonic()
+    try:
+        app()
+    except BenchError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"bench: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        seconds = time.monotonic() - began
+        print(f"bench: stopped after {seconds:.0f} s; what is done is kept, run the same command to go on", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""What a strategy uses: meters (time, memory, energy) and the FLOP formulas."""

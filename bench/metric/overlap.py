@@ -1,0 +1,105 @@
+"""Metrics of the overlap between the answer and the nearest target: exact match, token F1, ROUGE."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.scoring import BootstrapAggregator, Score
+
+from bench.metric.base import AnswerMetric, FieldType
+from bench.metric.text import normalize, overlap
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+class ExactMatch(AnswerMetric):
+    """1 if the answer equals a target after SQuAD normalisation, else 0."""
+
+    name = "exact_match"
+    kinds = frozenset({"qa", "classification"})
+    correct_at = 1.0
+
+    def match(self, prediction: str, target: str) -> float:
+        return float(normalize(prediction) == normalize(target))
+
+
+class TokenF1(AnswerMetric):
+    """Harmonic mean of token precision and recall after SQuAD normalisation (multiset of words), in [0, 1]."""
+
+    name = "f1"
+    kinds = frozenset({"qa", "summarization"})
+    correct_at = 0.5
+
+    def match(self, prediction: str, target: str) -> float:
+        common, said, wanted = overlap(prediction, target)
+        return 2 * common / (said + wanted) if common else float(said == wanted == 0)
+
+
+class _Rouge(AnswerMetric):
+    """ROUGE (Lin 2004) F-measure by rouge-score, with Porter stemming, in [0, 1].
+
+    rouge-score reads runs of a-z and 0-9 as words: text in other scripts scores 0.
+    """
+
+    kinds = frozenset({"summarization", "qa"})
+    correct_at = 0.5
+
+    def __init__(self, *, labels: Sequence[str] = (), fields: Mapping[str, FieldType] | None = None, abstain: Sequence[str] = ()) -> None:
+        super().__init__(labels=labels, fields=fields, abstain=abstain)
+        self._scorer = RougeScorer([self.name], use_stemmer=True)
+
+    def match(self, prediction: str, target: str) -> float:
+        return float(self._scorer.score(target, prediction)[self.name].fmeasure)
+
+    def _compute(
+        self,
+        predictions: Sequence[Any],
+        references: Sequence[Any],
+        bootstrap: bool = False,
+        n_resamples: int = 1000,
+        confidence: float = 0.95,
+    ) -> dict[str, float | None]:
+        """The mean; with ``bootstrap``, also ``<name>_low``, ``_mid`` and ``_high`` of rouge-score's own bootstrap over items (seeded)."""
+        result = super()._compute(predictions, references)
+        if bootstrap and result[self.name] is not None:
+            aggregator = BootstrapAggregator(confidence_interval=confidence, n_samples=n_resamples)
+            for sample in self.make_samples(predictions, references):
+                if (value := self.sample_level(sample)) is not None:
+                    aggregator.add_scores({self.name: Score(value, value, value)})
+            interval = aggregator.aggregate()[self.name]
+            for end in ("low", "mid", "high"):
+                result[f"{self.name}_{end}"] = float(getattr(interval, end).fmeasure)
+        return result
+
+
+class Rouge1(_Rouge):
+    """ROUGE-1: words in common. F-measure with Porter stemming, in [0, 1]."""
+
+    name = "rouge1"
+
+
+class Rouge2(_Rouge):
+    """ROUGE-2: pairs of neighbouring words in common. F-measure with Porter stemming, in [0, 1]."""
+
+    name = "rouge2"
+
+
+class RougeL(_Rouge):
+    """ROUGE-L: longest common subsequence of words, the text as one sequence. F-measure with Porter stemming, in [0, 1]."""
+
+    name = "rougeL"
+
+
+class RougeLsum(_Rouge):
+    """ROUGE-Lsum: union of the longest common subsequences, sentence by sentence. F-measure with Porter stemming, in [0, 1].
+
+    Sentences end at a line break or after ``.``, ``!`` or ``?`` with a space (rouge-score alone splits at line breaks only).
+    """
+
+    name = "rougeLsum"
+
+    def match(self, prediction: str, target: str) -> float:
+        return super().match(_SENTENCE_END.sub("\n", prediction), _SENTENCE_END.sub("\n", target))

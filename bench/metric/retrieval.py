@@ -1,0 +1,52 @@
+"""Metrics of what was retrieved, before anything was read.
+
+Used alone, a prediction is the list of retrieved ids in order of rank and a reference the list of gold ids.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from datasets import Features, Value  # type: ignore[import-untyped]
+from datasets import List as ListOf
+
+from bench.metric.base import Metric
+from bench.metric.sample import Sample
+
+
+class _RetrievalMetric(Metric):
+    """Undefined where nothing was searched for or no passage is gold; a search that found nothing scores 0."""
+
+    @abstractmethod
+    def rank_score(self, retrieved: tuple[str, ...], gold: frozenset[str]) -> float:
+        """The score of one ranking; `gold` is not empty."""
+
+    def sample_level(self, sample: Sample) -> float | None:
+        if sample.retrieved_ids is None or not sample.gold_ids:
+            return None
+        return self.rank_score(sample.retrieved_ids, frozenset(sample.gold_ids))
+
+    def make_sample(self, prediction: Any, reference: Any) -> Sample:
+        return Sample(retrieved_ids=tuple(prediction), gold_ids=tuple(reference))
+
+    def _features(self) -> list[Features]:
+        return [Features({"predictions": ListOf(Value("string")), "references": ListOf(Value("string"))})]
+
+
+class RecallAtK(_RetrievalMetric):
+    """Share of the gold passages that are among those retrieved (k is how many were retrieved), in [0, 1]."""
+
+    name = "recall_at_k"
+
+    def rank_score(self, retrieved: tuple[str, ...], gold: frozenset[str]) -> float:
+        return len(gold.intersection(retrieved)) / len(gold)
+
+
+class MeanReciprocalRank(_RetrievalMetric):
+    """1 / rank of the first gold passage, counted from 1; 0 if none was retrieved."""
+
+    name = "mrr"
+
+    def rank_score(self, retrieved: tuple[str, ...], gold: frozenset[str]) -> float:
+        return next((1 / rank for rank, passage in enumerate(retrieved, start=1) if passage in gold), 0.0)

@@ -1,0 +1,33 @@
+"""What a metric sees of one item, and how the scores of items become one value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bench.result.schema import Outcome
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prediction with what it is judged by. A metric reads the fields that concern it."""
+
+    prediction: str = ""
+    targets: tuple[str, ...] = ()
+    """Any one of them is right."""
+    answerable: bool = True
+    """False where abstaining is the right answer."""
+    outcome: Outcome | None = None
+    """None: not judged yet."""
+    evidence: str | None = None
+    """Text of the gold passages; None where the item has none."""
+    retrieved_ids: tuple[str, ...] | None = None
+    """In order of rank. None where nothing was searched for; empty where the search found nothing."""
+    gold_ids: tuple[str, ...] = ()
+
+
+def mean(scores: Iterable[float]) -> float | None:
+    """The arithmetic mean, the same in any order; None for no scores."""
+    found = list(scores)
+    return math.fsum(found) / len(found) if found else None

@@ -1,0 +1,1 @@
+"""A base model: where it is, what identifies it, how it is prompted and how it answers."""

@@ -1,0 +1,90 @@
+"""Where a model's files are and what identifies them. Imports no torch, so that a finished run is recognised in seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import BenchError
+
+EMBEDDED = "embedded"
+EMBEDDED_FOLDER = Path(__file__).parents[1] / "world" / "base_model"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "tokenizer.model")
+# Written by the saving library, not part of what the model computes.
+_VOLATILE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model on disk: `name` as the user gave it, its folder, and SHA-256 of its weights and of its tokenizer."""
+
+    name: str
+    folder: Path
+    fingerprint: str
+    tokenizer_fingerprint: str
+
+
+def locate(name: str) -> ModelSource:
+    """Find a model: ``embedded``, a folder in Hugging Face format, or a hub id (downloaded, or from the local cache).
+
+    Raises `BenchError` where the folder is no model, holds no safetensors weights, or the hub has no such id.
+    """
+    if name == EMBEDDED:
+        folder = EMBEDDED_FOLDER
+    elif Path(name).is_dir():
+        folder = Path(name)
+    elif Path(name).exists():
+        raise BenchError(f"model {name}: is a file; expected a folder in Hugging Face format or a hub id")
+    elif _HUB_ID.fullmatch(name) and not name.startswith("."):
+        folder = _download(name)
+    else:
+        raise BenchError(f"model {name}: no such folder, and no hub id of the form owner/name")
+    return ModelSource(name, folder, _weights_hash(name, folder), _tokenizer_hash(folder))
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except RepositoryNotFoundError as error:
+        raise BenchError(f"model {name}: no such folder, and the hub has no model of this id") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BenchError(f"model {name}: no such folder, and it could not be fetched from the hub ({reason})") from error
+
+
+def _weights_hash(name: str, folder: Path) -> str:
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise BenchError(f"model {name}: {config_file} is missing; expected a folder in Hugging Face format")
+    try:
+        config = json.loads(config_file.read_text())
+    except json.JSONDecodeError as error:
+        raise BenchError(f"{config_file}:{error.lineno}: is no valid JSON ({error.msg})") from error
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        others = [p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)]
+        found = f"found {', '.join(others)}" if others else "found no weights"
+        raise BenchError(f"model {name}: {found} in {folder}; expected *.safetensors (pickled weights are not loaded)")
+    digest = hashlib.sha256(json.dumps({k: v for k, v in config.items() if k not in _VOLATILE_CONFIG}, sort_keys=True).encode())
+    for file in weights:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _tokenizer_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in _TOKENIZER_FILES:
+        file = folder / name
+        if file.is_file():
+            digest.update(name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Records, tables and statistics. Nothing here loads a model."""

@@ -1,0 +1,168 @@
+"""The record contract: everything that later steps (tables, statistics, report, regression check) may read.
+
+`record.json` holds one `Record`; `items.jsonl` beside it one `Item` a line; `run.json` above them one `Run`. Keys are
+snake_case with SI units in the name. Undefined is not zero: a metric that has no meaning for a cell is absent, and items that
+a metric could not score are counted in ``n_undefined``. The JSON Schema in ``docs/schema/`` is generated from these models.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "failed", "skipped"]
+Outcome = Literal["correct", "incorrect", "abstained"]
+PhaseName = Literal["load", "tune", "index", "answer", "score", "probe"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MetricValue(_Model):
+    """One metric of one cell, with a 95 % interval over its items (clustered); seeds are pooled later, in the table."""
+
+    value: float
+    ci_low: float | None = None
+    """None where no interval is defined (fewer than two clusters)."""
+    ci_high: float | None = None
+    n_scored: int
+    n_undefined: int = 0
+
+
+class Phase(_Model):
+    """What one phase of a cell used. None means not measured on this machine, never zero."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    """User and system time of this process, all threads."""
+    device_seconds: float | None = None
+    """Span of this phase on the GPU's stream, gaps included in which it waited for the host; None without a GPU."""
+    flops: float
+    """Floating-point operations by the model's formula (bench.cost.flops)."""
+    peak_rss_bytes: int | None = None
+    peak_gpu_allocated_bytes: int | None = None
+    peak_gpu_reserved_bytes: int | None = None
+    peak_gpu_process_bytes: int | None = None
+    """What NVML reports for the process: reserved memory plus the CUDA context."""
+    energy_joules: float | None = None
+
+
+class Tokens(_Model):
+    """Tokens of a request or of a cell's test requests; never padding. ``prompt`` includes ``prompt_cached``."""
+
+    prompt: int = 0
+    prompt_cached: int = 0
+    completion: int = 0
+
+
+class Parameters(_Model):
+    """Parameter counts of the adapted model."""
+
+    total: int
+    trainable: int
+
+
+class Trial(_Model):
+    """One point of the validation search, with what it scored and what it cost."""
+
+    settings: dict[str, Any]
+    validation_score: float | None = None
+    """None where the trial failed; `error` says why."""
+    wall_seconds: float
+    cpu_seconds: float
+    flops: float = 0.0
+    epochs: float | None = None
+    error: str | None = None
+
+
+class Fingerprints(_Model):
+    """SHA-256 of what the cell id is made of, so that a difference between two runs can be named."""
+
+    task: str
+    model: str
+    tokenizer: str
+    strategy: str
+    scoring: str
+
+
+class Record(_Model):
+    """What a cell leaves behind."""
+
+    schema_version: int = SCHEMA_VERSION
+    cell_id: str
+    """SHA-256 over everything that can change the answers or scores, and nothing else."""
+    task: str
+    model: str
+    strategy: str
+    seed: int
+    deterministic: bool = False
+    """True where the strategy's answers do not depend on the seed: such a cell runs once."""
+    status: Status
+    error: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    """The resolved strategy (after the search), decoding and task settings."""
+    primary_metric: str | None = None
+    metrics: dict[str, MetricValue] = Field(default_factory=dict)
+    slices: dict[str, dict[str, MetricValue]] = Field(default_factory=dict)
+    """``{"facts=seen": {metric: value}}`` for each value of each column that the task declares as a slice."""
+    probes: dict[str, Any] = Field(default_factory=dict)
+    phases: dict[PhaseName, Phase] = Field(default_factory=dict)
+    tokens: Tokens = Tokens()
+    params: Parameters | None = None
+    artifact_bytes: int | None = None
+    """What has to be kept to serve the strategy, beside the base model: adapter, weights, index, examples."""
+    n_items: int = 0
+    n_truncated: int = 0
+    """Prompts that lost passages or shots to fit the window."""
+    trials: list[Trial] = Field(default_factory=list)
+    fingerprints: Fingerprints | None = None
+    environment: dict[str, Any] = Field(default_factory=dict)
+
+
+class Item(_Model):
+    """One test item of one cell."""
+
+    id: str
+    cluster: str
+    slices: dict[str, str] = Field(default_factory=dict)
+    input_hash: str
+    prompt_hash: str
+    prediction: str
+    targets: list[str]
+    answerable: bool
+    outcome: Outcome
+    scores: dict[str, float]
+    """Item-level metrics; a metric that is undefined for this item is absent."""
+    logprob: float | None = None
+    """Sum of the log-probabilities (natural log) of the generated tokens."""
+    retrieved_ids: list[str] | None = None
+    """None where the strategy retrieves nothing."""
+    gold_ids: list[str] = Field(default_factory=list)
+    truncated: bool = False
+    """Whether passages or shots were left out of the prompt to fit the window."""
+    tokens: Tokens
+    latency_seconds: float
+    """Wall seconds of the item's batch divided by its items: a throughput share, not an online latency."""
+
+
+class Run(_Model):
+    """The header of a run folder."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    suite: dict[str, Any]
+    environment: dict[str, Any]
+    started: str
+    """UTC, ISO 8601."""
+    ended: str | None = None
+    status: Literal["running", "ok", "failed", "interrupted"]
+
+
+# Fields that may differ between two runs of the same cell on the same environment.
+VOLATILE_RECORD_FIELDS = ("phases", "environment")
+VOLATILE_TRIAL_FIELDS = ("wall_seconds", "cpu_seconds")
+VOLATILE_ITEM_FIELDS = ("latency_seconds",)

@@ -1,0 +1,1 @@
+"""One cell from start to finish, and what runs many of them."""

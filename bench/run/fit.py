@@ -1,0 +1,160 @@
+"""A strategy made ready to answer: model, shots, passages and trained weights for one point of its settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from bench.cost.flops import generation_flops, shape_of
+from bench.cost.meter import Meter
+from bench.errors import BenchError
+from bench.metric.score import Answer, score
+from bench.model.language_model import Generation, LanguageModel
+from bench.result.schema import Trial
+from bench.strategy.embedder import Embedder
+from bench.strategy.prompt import Prompt, build_prompts, draw_shots
+from bench.strategy.retrieval import Found, Retriever
+from bench.strategy.spec import Strategy
+from bench.strategy.tuning import Tuned, restore, tune, wrap
+from bench.suite import Cell
+from bench.task.schema import Example
+
+Report = Callable[[str], None]
+
+load_embedder = cache(Embedder)
+"""An embedder is the same for every trial of a cell's process."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One example's answer, with the request that got it."""
+
+    index: int
+    generation: Generation
+    prompt: Prompt
+    found: Found | None
+
+
+class Fitted:
+    """A strategy at one point of its settings, ready to answer."""
+
+    def __init__(self, cell: Cell, strategy: Strategy, stores: Path, meter: Meter) -> None:
+        """Load the base and open what the strategy reads; `tune` comes after."""
+        self.cell, self.strategy, self.meter = cell, strategy, meter
+        with meter.phase("load"):
+            self.model = LanguageModel(cell.model, trust_remote_code=cell.trust_remote_code)
+            embedder = load_embedder(strategy.retrieval.embedder) if strategy.retrieval.search == "dense" else None
+        with meter.phase("index"):
+            self.retriever = Retriever(cell.task, strategy.retrieval, embedder, stores)
+        self.shots = draw_shots(cell.task, strategy.prompt.shots, cell.seed)
+        self.tuned: Tuned | None = None
+
+    def tune(self, weights: dict[str, torch.Tensor] | None, report: Report) -> None:
+        """Train the weights that the strategy moves, or put back the `weights` that an earlier fit trained."""
+        choice, task = self.strategy.tuning, self.cell.task
+        if choice.method == "none":
+            return
+        wrap(self.model, choice, self.cell.seed)
+        if weights is not None:
+            restore(self.model, weights)
+            return
+        found = self.retriever.find(task.train) if choice.with_passages else None
+        passages = [f.passages for f in found] if found else [()] * len(task.train)
+        prompts = build_prompts(self.model, task, task.train, self.shots, passages)
+        pairs = [self.model.training_ids(p.messages, e.targets[0]) for p, e in zip(prompts, task.train, strict=True)]
+        self.tuned = tune(
+            self.model, choice, pairs, self.validation_score, self.cell.seed, on_step=lambda step, total: report(f"tune {step}/{total}")
+        )
+        self.meter.add_flops(self.tuned.flops)
+
+    def validation_score(self) -> float:
+        """The task's primary metric on the validation examples of the budget."""
+        examples = self.cell.task.validation[: self.cell.budget.validation_examples]
+        answers = [to_answer(self.cell, examples[a.index], a) for batch in self.answer(examples) for a in batch]
+        name = self.cell.task.primary_metric
+        return score(self.cell.task, answers, [name]).corpus[name]
+
+    def answer(self, examples: Sequence[Example], done: Collection[int] = ()) -> Iterator[list[Answered]]:
+        """Answers batch by batch; a batch whose examples are all in `done` is passed over."""
+        found = self.retriever.find(examples)
+        passages = [f.passages for f in found] if found else [()] * len(examples)
+        prompts = build_prompts(self.model, self.cell.task, examples, self.shots, passages)
+        self.model.network.eval()  # dropout off
+        shape = shape_of(self.model.network)
+        for batch in self.model.generate([p.ids for p in prompts], self.cell.task.config.max_new_tokens, skip=done):
+            for _, g in batch:
+                self.meter.add_flops(generation_flops(shape, g.prompt_tokens, g.completion_tokens, g.cached_tokens))
+            yield [Answered(i, g, prompts[i], found[i] if found else None) for i, g in batch]
+
+
+def to_answer(cell: Cell, example: Example, answered: Answered) -> Answer:
+    """What the metrics need of an answer."""
+    texts = {p.id: p.text for p in cell.task.corpus} if example.evidence else {}
+    evidence = "\n".join(texts[i] for i in example.evidence) if example.evidence else None
+    retrieved = answered.found.document_ids if answered.found else None
+    return Answer(example, answered.generation.text, retrieved, evidence)
+
+
+def search(cell: Cell, stores: Path, meter: Meter, report: Report) -> tuple[Fitted, list[Trial]]:
+    """Fit every point of the search and keep the best by validation score (the first one of equals).
+
+    A point that fails (diverges, runs out of memory) is a failed trial; the search fails only where all do. A strategy with
+    nothing to search is fitted once without being scored.
+    """
+    points = cell.strategy.settings_to_try(cell.budget.trials)
+    if len(points) == 1:
+        fitted = fit(cell, cell.strategy.with_settings(points[0]), stores, meter, report)
+        return fitted, []
+    trials: list[Trial] = []
+    best: tuple[float, int, dict[str, torch.Tensor] | None] | None = None
+    fitted_now: Fitted | None = None
+    for i, point in enumerate(points):
+        wall, cpu, flops = time.perf_counter(), time.process_time(), _flops(meter)
+        value, error, epochs = None, None, None
+        fitted_now = None  # frees the last model before the next is loaded
+        try:
+            fitted_now = fit(cell, cell.strategy.with_settings(point), stores, meter, _prefixed(report, f"trial {i + 1}/{len(points)}, "))
+            if fitted_now.tuned:
+                value, epochs = fitted_now.tuned.validation_score, fitted_now.tuned.epochs
+            else:
+                with meter.phase("tune"):
+                    value = fitted_now.validation_score()
+            if best is None or value > best[0]:
+                best = (value, i, fitted_now.tuned.weights if fitted_now.tuned else None)
+        except (BenchError, MemoryError, torch.OutOfMemoryError) as problem:
+            error = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        spent = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu, "flops": _flops(meter) - flops}
+        trials.append(Trial(settings=point, validation_score=value, epochs=epochs, error=error, **spent))
+    if best is None:
+        raise BenchError(f"all {len(points)} trials of the search failed; the last one: {trials[-1].error}")
+    _, chosen, weights = best
+    if fitted_now is None or chosen != len(points) - 1:
+        fitted_now = None
+        fitted_now = fit(cell, cell.strategy.with_settings(points[chosen]), stores, meter, report, weights)
+    return fitted_now, trials
+
+
+def _prefixed(report: Report, prefix: str) -> Report:
+    return lambda text: report(prefix + text)
+
+
+def _flops(meter: Meter) -> float:
+    return sum(p.flops for p in meter.readings().values())
+
+
+def fit(
+    cell: Cell, strategy: Strategy, stores: Path, meter: Meter, report: Report, weights: dict[str, torch.Tensor] | None = None
+) -> Fitted:
+    """Load, index and tune one point of the settings, or put back the `weights` that an earlier fit of it trained."""
+    report("load")
+    fitted = Fitted(cell, strategy, stores, meter)
+    if strategy.tuning.method != "none":
+        report("tune")
+        with meter.phase("tune"):
+            fitted.tune(weights, report)
+    return fitted

@@ -1,0 +1,24 @@
+"""What every cell needs, imported once in the fork server."""
+
+import os
+
+# A forked tokenizer that has used threads prints a warning and turns them off; cells use one process each anyway.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Nothing is fetched but what the user names, and nothing is reported to anyone.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import peft
+import transformers
+
+import bench.metric.classification
+import bench.metric.hallucination
+import bench.metric.overlap
+import bench.metric.retrieval
+import bench.metric.structured
+import bench.metric.summary
+import bench.run.cell  # noqa: F401
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+_ = peft

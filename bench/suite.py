@@ -1,0 +1,152 @@
+"""What to run: a suite file becomes cells, each with its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.errors import BenchError, did_you_mean
+from bench.metric.score import SCORING_VERSION, check_metrics
+from bench.model.source import EMBEDDED, ModelSource
+from bench.result.schema import Fingerprints
+from bench.settings import parse_settings
+from bench.strategy.spec import Strategy, load_strategy
+from bench.task.load import load_task
+from bench.task.schema import Task
+
+# Raise when prompts, training or decoding change in a way that changes answers; part of every cell id.
+PIPELINE_VERSION = 1
+
+
+class Budget(BaseModel):
+    """What every strategy gets alike."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train_examples: int | None = Field(default=None, ge=1)
+    """Labelled examples, for tuning and for shots; a smaller number is a subset of a larger one."""
+    trials: int = Field(default=3, ge=1)
+    """Points of the validation search."""
+    validation_examples: int | None = Field(default=None, ge=1)
+    """Validation examples that trials and checkpoints are scored on; default all."""
+
+
+class Suite(BaseModel):
+    """The keys of a suite file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = EMBEDDED
+    tasks: list[str] = Field(min_length=1)
+    strategies: list[str] = Field(min_length=1)
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    budget: Budget = Budget()
+    limit: int | None = Field(default=None, ge=1)
+    """Test items per task; default all."""
+    data: str | None = None
+    """Folder or hub id of the rows, over the task's own."""
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The unit of work, failure, caching and distribution: (task, model, strategy, seed)."""
+
+    cell_id: str
+    task: Task
+    model: ModelSource
+    strategy_name: str
+    strategy: Strategy
+    seed: int
+    search_seed: int
+    """The seed whose cell searches; the others of the strategy use its choice."""
+    budget: Budget
+    trust_remote_code: bool
+    fingerprints: Fingerprints
+
+    @property
+    def label(self) -> str:
+        return f"{self.task.name} / {self.strategy_name} / s{self.seed}"
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that every record of this cell has, whatever became of it."""
+        return {
+            "cell_id": self.cell_id, "task": self.task.name, "model": self.model.name, "strategy": self.strategy_name, "seed": self.seed,
+            "deterministic": self.strategy.deterministic, "primary_metric": self.task.primary_metric, "fingerprints": self.fingerprints,
+        }  # fmt: skip
+
+
+def tasks_folder() -> Path:
+    """Where named tasks are: ``tasks/`` of the working folder, or of the source tree that this package lies in."""
+    here = Path("tasks")
+    return here if here.is_dir() else Path(__file__).parents[1] / "tasks"
+
+
+def find_task(name: str) -> Path:
+    """A task by name or by folder; `BenchError` with the nearest name where there is none."""
+    if Path(name).is_dir() and (Path(name) / "task.yaml").exists():
+        return Path(name)
+    named = tasks_folder() / name
+    if named.is_dir():
+        return named
+    if Path(name).is_dir() or "/" in name:
+        raise BenchError(f"task {name}: expected a folder with a task.yaml")
+    known = [p.parent.name for p in tasks_folder().glob("*/task.yaml")]
+    raise BenchError(f'task "{name}": no such folder, and no task of this name; {did_you_mean(name, known)}')
+
+
+def load_suite(name: str) -> Suite:
+    """A suite by the name of one that comes with the package, or by the path of a YAML file."""
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise BenchError(f"suite {name}: no such file")
+        return parse_settings(Suite, path.read_text(), str(path))
+    folder = resources.files("bench").joinpath("suites")
+    known = [p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")]
+    if name not in known:
+        raise BenchError(f'suite "{name}": no such suite; {did_you_mean(name, known)} (or give a path to a .yaml file)')
+    return parse_settings(Suite, folder.joinpath(f"{name}.yaml").read_text(), f"suite {name}")
+
+
+def _sha(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def expand(suite: Suite, source: ModelSource) -> list[Cell]:
+    """The cells of a suite, in an order that puts each strategy's searching seed first.
+
+    A deterministic strategy, or one that does not apply to a task, has one cell. Raises `BenchError` for a task or
+    strategy that cannot be loaded: nothing is run with half a suite.
+    """
+    if len(set(suite.seeds)) < len(suite.seeds):
+        raise BenchError(f"seeds: found {suite.seeds}; expected each seed once")
+    strategies = [load_strategy(s) for s in suite.strategies]
+    names = [name for name, _ in strategies]
+    if len(set(names)) < len(names):
+        raise BenchError(f"strategies: found {names}; expected each name once")
+    cells = []
+    folders = [find_task(t) for t in suite.tasks]
+    for folder in folders:
+        task = load_task(folder, data=suite.data, limit=suite.limit, train_examples=suite.budget.train_examples)
+        check_metrics(task.config.metrics, task.config.kind, f"{folder / 'task.yaml'}: metrics")
+        for name, strategy in strategies:
+            once = strategy.deterministic or strategy.not_applicable(task) is not None
+            for seed in suite.seeds[:1] if once else suite.seeds:
+                fingerprints = Fingerprints(
+                    task=task.fingerprint, model=source.fingerprint, tokenizer=source.tokenizer_fingerprint,
+                    strategy=strategy.fingerprint, scoring=str(SCORING_VERSION),
+                )  # fmt: skip
+                identity = {
+                    **fingerprints.model_dump(), "pipeline": PIPELINE_VERSION, "seed": seed, "search_seed": suite.seeds[0],
+                    "budget": suite.budget.model_dump(), "task_name": task.name, "strategy_name": name,
+                }  # fmt: skip
+                searcher, trust = suite.seeds[0], suite.trust_remote_code
+                cells.append(Cell(_sha(identity), task, source, name, strategy, seed, searcher, suite.budget, trust, fingerprints))
+    return cells

@@ -1,0 +1,1 @@
+"""A task: what is asked, which answers are right, and what strategies may read or train on."""

@@ -1,0 +1,305 @@
+"""Meters against known loads: sleeping, spinning, and memory that is touched and given back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+import torch
+
+from bench.cost import meter as meters
+from bench.cost.meter import Meter, Rapl, peak_rss, reset_peak_rss
+from bench.result.schema import Phase
+
+MIB = 2**20
+needs_reset = pytest.mark.skipif(not reset_peak_rss(), reason="this system does not let a process reset its peak memory")
+
+
+def spin(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_sleeping_takes_wall_time_and_spinning_takes_cpu_time():
+    meter = Meter()
+    with meter.phase("load"):
+        time.sleep(0.2)
+    with meter.phase("tune"):
+        spin(0.2)
+    load, tune = meter.readings()["load"], meter.readings()["tune"]
+    assert load.wall_seconds >= 0.2
+    assert load.cpu_seconds < 0.1
+    assert tune.cpu_seconds == pytest.approx(0.2, abs=0.05)
+    assert tune.wall_seconds >= 0.19
+
+
+def test_cpu_time_counts_all_threads():
+    code = (
+        "import threading, hashlib\nfrom bench.cost.meter import Meter\nm = Meter()\nd = b'x' * (40 << 20)\n"
+        "with m.phase('tune'):\n t = [threading.Thread(target=lambda: hashlib.sha256(d).digest()) for _ in range(3)]\n"
+        " [x.start() for x in t]; [x.join() for x in t]\n"
+        "with m.phase('score'): hashlib.sha256(d).digest()\n"
+        "r = m.readings(); print(r['tune'].cpu_seconds / r['score'].cpu_seconds)"
+    )
+    ratio = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 2 < ratio < 5
+
+
+def test_a_phase_entered_again_adds_up():
+    meter = Meter()
+    for operations in (100, 50):
+        with meter.phase("answer"):
+            time.sleep(0.05)
+            meter.add_flops(operations)
+            meter.add_flops(1)
+    with meter.phase("score"):
+        pass
+    readings = meter.readings()
+    assert list(readings) == ["answer", "score"]
+    assert readings["answer"].flops == 152
+    assert readings["answer"].wall_seconds >= 0.1
+    assert readings["score"].flops == 0
+
+
+@needs_reset
+def test_peak_memory_is_the_phases_own():
+    meter = Meter()
+    with meter.phase("load"):
+        large = bytearray(200 * MIB)
+    with meter.phase("tune"):
+        del large
+    with meter.phase("index"):
+        small = bytearray(20 * MIB)
+    with meter.phase("answer"):
+        pass
+    del small
+    peaks = {name: phase.peak_rss_bytes for name, phase in meter.readings().items()}
+    assert peaks["load"] - peaks["index"] > 150 * MIB
+    assert peaks["index"] - peaks["answer"] < 10 * MIB  # the small block is still held
+    assert abs(peaks["tune"] - peaks["load"]) < 10 * MIB  # it begins with the large block in memory
+
+
+@needs_reset
+def test_the_highest_peak_of_a_phase_entered_twice_stands():
+    meter = Meter()
+    with meter.phase("tune"):
+        block = bytearray(100 * MIB)
+        del block
+    first = meter.readings()["tune"].peak_rss_bytes
+    with meter.phase("tune"):
+        pass
+    assert meter.readings()["tune"].peak_rss_bytes == first
+
+
+@needs_reset
+def test_a_child_does_not_inherit_its_parents_peak():
+    block = bytearray(300 * MIB)
+    code = "from bench.cost.meter import Meter\nm = Meter()\nwith m.phase('load'): pass\nprint(m.readings()['load'].peak_rss_bytes)"
+    child = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert child < len(block)
+
+
+def test_memory_is_none_where_the_peak_cannot_be_reset(monkeypatch, tmp_path):
+    assert reset_peak_rss(tmp_path / "absent") is False
+    assert peak_rss(tmp_path) is None
+    monkeypatch.setattr(meters, "reset_peak_rss", lambda: False)
+    meter = Meter()
+    with meter.phase("load"):
+        pass
+    assert meter.readings()["load"].peak_rss_bytes is None
+
+
+def test_peak_memory_is_read_in_bytes(tmp_path):
+    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  1696 kB\nVmRSS:\t  1000 kB\n")
+    assert peak_rss(tmp_path) == 1696 * 1024
+
+
+def test_a_phase_that_raises_is_recorded_and_the_next_one_can_start():
+    meter = Meter()
+    with pytest.raises(MemoryError), meter.phase("tune"):  # noqa: PT012
+        meter.add_flops(7)
+        time.sleep(0.05)
+        raise MemoryError
+    with meter.phase("probe"):
+        pass
+    assert meter.readings()["tune"].flops == 7
+    assert meter.readings()["tune"].wall_seconds >= 0.05
+    assert "probe" in meter.readings()
+
+
+def test_misuse():
+    meter = Meter()
+    with pytest.raises(ValueError, match="unknown phase 'training'; expected one of load, tune"), meter.phase("training"):
+        pass
+    with pytest.raises(RuntimeError, match="'score' entered inside phase 'answer'"), meter.phase("answer"), meter.phase("score"):
+        pass
+    with pytest.raises(RuntimeError, match="outside of a phase"):
+        meter.add_flops(1)
+    assert list(meter.readings()) == ["answer"]
+
+
+def test_readings_fit_the_record_and_are_a_copy():
+    meter = Meter()
+    with meter.phase("load"):
+        pass
+    readings = meter.readings()
+    assert Phase.model_validate(json.loads(readings["load"].model_dump_json())) == readings["load"]
+    readings.clear()
+    assert "load" in meter.readings()
+
+
+def test_without_a_gpu_nothing_of_it_is_measured():
+    meter = Meter("cpu")
+    with meter.phase("load"):
+        pass
+    load = meter.readings()["load"]
+    assert load.device_seconds is None
+    assert load.peak_gpu_allocated_bytes is None
+    assert load.peak_gpu_reserved_bytes is None
+    assert load.peak_gpu_process_bytes is None
+
+
+def rapl_tree(root, **packages):
+    for folder, (name, energy) in packages.items():
+        path = root / folder.replace("_", ":").replace("intel:rapl", "intel-rapl")
+        path.mkdir(exist_ok=True)
+        (path / "name").write_text(name + "\n")
+        (path / "energy_uj").write_text(f"{energy}\n")
+        (path / "max_energy_range_uj").write_text("1000000000\n")
+
+
+def test_rapl_adds_packages_up_and_survives_a_wrap(tmp_path):
+    rapl_tree(tmp_path, intel_rapl_0=("package-0", 10), intel_rapl_1=("package-1", 999_000_000), intel_rapl_0_0=("core", 5))
+    rapl_tree(tmp_path, intel_rapl_2=("psys", 0))
+    rapl = Rapl(tmp_path)
+    rapl.start()
+    rapl_tree(tmp_path, intel_rapl_0=("package-0", 3_000_010), intel_rapl_1=("package-1", 1_000_000), intel_rapl_0_0=("core", 2_000_000))
+    rapl_tree(tmp_path, intel_rapl_2=("psys", 50_000_000))
+    assert rapl.stop() == pytest.approx(3.0 + 2.0)
+
+
+def test_rapl_is_none_where_it_cannot_be_read(tmp_path):
+    empty = Rapl(tmp_path)
+    empty.start()
+    assert empty.stop() is None
+    rapl_tree(tmp_path, intel_rapl_0=("package-0", 10))
+    rapl = Rapl(tmp_path)
+    rapl.start()
+    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
+    assert rapl.stop() is None
+
+
+class FakeEvent:
+    def __init__(self, log, clock):
+        self.log, self.clock = log, clock
+
+    def record(self):
+        self.log.append("event")
+        self.at = self.clock[0]
+
+    def elapsed_time(self, end):
+        return end.at - self.at
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """The calls that the meter makes of CUDA and NVML, in order, on a machine that has neither."""
+    log, clock, joules = [], [0.0], [1000.0]
+    fakes = {
+        "current_device": lambda: 0,
+        "get_device_properties": lambda device: types.SimpleNamespace(uuid="abc"),
+        "synchronize": lambda device: log.append("synchronize"),
+        "reset_peak_memory_stats": lambda device: log.append("reset"),
+        "max_memory_allocated": lambda device: 100,
+        "max_memory_reserved": lambda device: 160,
+        "memory_reserved": lambda device: 120,
+        "device": lambda device: contextlib.nullcontext(),
+        "Event": lambda enable_timing: FakeEvent(log, clock),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    nvml = types.ModuleType("pynvml")
+    nvml.NVMLError = OSError
+    nvml.nvmlInit = lambda: None
+    nvml.nvmlDeviceGetHandleByUUID = lambda uuid: log.append(uuid)
+    nvml.nvmlDeviceGetTotalEnergyConsumption = lambda handle: joules[0]
+    nvml.nvmlDeviceGetComputeRunningProcesses = lambda handle: [
+        types.SimpleNamespace(pid=1, usedGpuMemory=9999),
+        types.SimpleNamespace(pid=os.getpid(), usedGpuMemory=520),
+    ]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    return types.SimpleNamespace(log=log, clock=clock, joules=joules, nvml=nvml)
+
+
+def test_gpu_clocks_are_read_after_the_device_has_finished(fake_gpu):
+    meter = Meter("cuda")
+    with meter.phase("answer"):
+        fake_gpu.log.append("body")
+        fake_gpu.clock[0] += 250  # milliseconds
+        fake_gpu.joules[0] += 3000  # millijoules
+    assert fake_gpu.log == ["GPU-abc", "synchronize", "reset", "event", "body", "synchronize", "event", "synchronize"]
+    answer = meter.readings()["answer"]
+    assert answer.device_seconds == 0.25
+    assert answer.energy_joules == 3.0
+    assert (answer.peak_gpu_allocated_bytes, answer.peak_gpu_reserved_bytes) == (100, 160)
+    assert answer.peak_gpu_process_bytes == 520 + 40  # what the allocator has given back since its peak
+
+
+def test_gpu_without_nvml_still_has_its_memory(fake_gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    meter = Meter("cuda:1")
+    with meter.phase("answer"):
+        pass
+    answer = meter.readings()["answer"]
+    assert answer.peak_gpu_allocated_bytes == 100
+    assert answer.peak_gpu_process_bytes is None
+    assert answer.energy_joules is None
+
+
+def test_a_kernel_error_surfaces_in_its_phase_and_is_recorded(fake_gpu, monkeypatch):
+    meter = Meter("cuda")
+
+    def broken(device):
+        raise RuntimeError("device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="device-side assert"), meter.phase("tune"):
+        monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    assert meter.readings()["tune"].peak_gpu_allocated_bytes is None
+    assert meter.readings()["tune"].wall_seconds > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_memory_and_time_are_the_phases_own():
+    meter = Meter("cuda")
+    with meter.phase("tune"):
+        block = torch.empty(256 * MIB, dtype=torch.uint8, device="cuda")
+        square = torch.randn(4096, 4096, device="cuda")
+        for _ in range(50):
+            square = square @ square / 64
+        del block
+    with meter.phase("answer"):
+        torch.zeros(1, device="cuda")
+    tune, answer = meter.readings()["tune"], meter.readings()["answer"]
+    assert tune.peak_gpu_allocated_bytes >= 256 * MIB
+    assert answer.peak_gpu_allocated_bytes < 256 * MIB
+    assert tune.peak_gpu_reserved_bytes >= tune.peak_gpu_allocated_bytes
+    assert 0 < tune.device_seconds <= tune.wall_seconds * 1.05
+    if tune.peak_gpu_process_bytes is not None:
+        assert tune.peak_gpu_process_bytes > tune.peak_gpu_reserved_bytes
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_out_of_memory_error_is_recorded_as_itself():
+    meter = Meter("cuda")
+    with pytest.raises(torch.cuda.OutOfMemoryError), meter.phase("tune"):
+        torch.empty(2**50, dtype=torch.uint8, device="cuda")
+    assert meter.readings()["tune"].peak_gpu_allocated_bytes is not None

@@ -1,0 +1,144 @@
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from bench.errors import BenchError
+from bench.model.language_model import LanguageModel
+from bench.model.source import locate
+from bench.strategy.spec import TuningChoice
+from bench.strategy.tuning import _loss, artifact_bytes, length_grouped, parameter_counts, restore, tune, wrap
+
+
+@pytest.fixture
+def model() -> Any:
+    torch.set_num_threads(1)
+    return LanguageModel(locate("embedded"))
+
+
+def pairs(model: Any, n: int = 8) -> list[tuple[list[int], int]]:
+    messages = [[{"role": "user", "content": f"What is the color of Zorba {'Pro ' * i}?"}] for i in range(n)]
+    return [model.training_ids(m, "red" if i % 2 else "blue") for i, m in enumerate(messages)]
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in model.network.named_parameters()}
+
+
+def test_the_loss_is_the_mean_over_completion_tokens_of_single_rows(model: Any) -> None:
+    batch = pairs(model, 4)
+    with torch.no_grad():
+        together = _loss(model, batch).item()
+        nats, n_tokens = 0.0, 0
+        for ids, n in batch:
+            logits = model.network(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+            nats -= sum(logits[i - 1, ids[i]].item() for i in range(n, len(ids)))
+            n_tokens += len(ids) - n
+    assert together == pytest.approx(nats / n_tokens, abs=1e-4)
+
+
+def test_lora_moves_adapters_and_leaves_the_base_alone(model: Any) -> None:
+    wrap(model, TuningChoice(method="lora", r=4), 0)
+    before = weights(model)
+    tune(model, TuningChoice(method="lora", r=4, epochs=2, learning_rate=1e-2), pairs(model), lambda: 0.0, 0)
+    moved = {n for n, w in weights(model).items() if not torch.equal(w, before[n])}
+    assert moved
+    assert all("lora_" in n for n in moved)
+    total, trainable = parameter_counts(model, trained=True)
+    # r (in + out) for the seven linear layers of each of the four blocks (Hu et al. 2021)
+    assert trainable == 4 * 4 * (4 * (192 + 192) + 3 * (192 + 512))
+    assert total > trainable
+
+
+def test_full_fine_tuning_moves_every_weight(model: Any) -> None:
+    choice = TuningChoice(method="full", epochs=2, learning_rate=1e-3)
+    wrap(model, choice, 0)
+    before = weights(model)
+    tune(model, choice, pairs(model), lambda: 0.0, 0)
+    assert all(not torch.equal(w, before[n]) for n, w in weights(model).items())
+    total, trainable = parameter_counts(model, trained=True)
+    assert total == trainable == sum(w.numel() for w in before.values())
+
+
+def test_training_fits_the_answers(model: Any) -> None:
+    choice = TuningChoice(method="full", epochs=12, learning_rate=1e-3)
+    wrap(model, choice, 0)
+    data = pairs(model)
+    with torch.no_grad():
+        before = _loss(model, data).item()
+    tune(model, choice, data, lambda: 1.0, 0)
+    with torch.no_grad():
+        assert _loss(model, data).item() < before / 2
+
+
+def test_the_best_checkpoint_is_kept_and_training_stops_early(model: Any) -> None:
+    choice = TuningChoice(method="lora", epochs=8, evaluations=8, patience=2, learning_rate=1e-2)
+    wrap(model, choice, 0)
+    scores, seen = iter([0.2, 0.9, 0.5, 0.4, 0.8]), []
+
+    def evaluate() -> float:
+        seen.append(weights(model))
+        return next(scores)
+
+    tuned = tune(model, choice, pairs(model), evaluate, 0)
+    assert len(seen) == 4  # two evaluations after the best one
+    assert (tuned.validation_score, tuned.epochs) == (0.9, 2.0)
+    assert all(torch.equal(w, seen[1][n]) for n, w in weights(model).items())
+    assert tuned.flops > 0
+
+
+def test_trained_weights_can_be_put_back(model: Any) -> None:
+    choice = TuningChoice(method="lora", epochs=1, learning_rate=1e-2)
+    wrap(model, choice, 0)
+    data = pairs(model)
+    tuned = tune(model, choice, data, lambda: 1.0, 0)
+    other = LanguageModel(locate("embedded"))
+    wrap(other, choice, 5)
+    restore(other, tuned.weights)
+    with torch.no_grad():
+        assert _loss(other, data).item() == _loss(model, data).item()
+
+
+def test_the_same_seed_trains_the_same_weights() -> None:
+    torch.set_num_threads(1)
+    results = []
+    for seed in (0, 0, 1):
+        model = LanguageModel(locate("embedded"))
+        choice = TuningChoice(method="lora", epochs=2, dropout=0.1)
+        wrap(model, choice, seed)
+        results.append(tune(model, choice, pairs(model), lambda: 1.0, seed).weights)
+    assert all(torch.equal(results[0][n], results[1][n]) for n in results[0])
+    assert any(not torch.equal(results[0][n], results[2][n]) for n in results[0])
+
+
+def test_a_diverging_loss_is_an_error(model: Any) -> None:
+    choice = TuningChoice(method="full", epochs=4, learning_rate=1e30, max_gradient_norm=1e30)
+    wrap(model, choice, 0)
+    with pytest.raises(BenchError, match="training diverged at step"):
+        tune(model, choice, pairs(model), lambda: 0.0, 0)
+
+
+def test_an_unknown_target_module_is_named(model: Any) -> None:
+    with pytest.raises(BenchError, match=r"tuning\.targets.*no_such_layer"):
+        wrap(model, TuningChoice(method="lora", targets=["no_such_layer"]), 0)
+
+
+def test_an_example_over_the_window_is_refused(model: Any) -> None:
+    with pytest.raises(BenchError, match="600 tokens exceeds the window"):
+        tune(model, TuningChoice(method="full"), [([5] * 600, 10)], lambda: 0.0, 0)
+
+
+def test_length_groups_cover_every_example_once_and_pad_little() -> None:
+    rng = random.Random(1)
+    lengths = [rng.randrange(10, 129) for _ in range(101)]
+    batches = length_grouped(lengths, 8, random.Random(0))
+    assert sorted(i for b in batches for i in b) == list(range(101))
+    padded = sum(len(b) * max(lengths[i] for i in b) for b in batches)
+    assert padded < 1.1 * sum(lengths)
+
+
+def test_the_artifact_of_an_adapter_is_much_smaller_than_the_model(model: Any) -> None:
+    wrap(model, TuningChoice(method="lora", r=4), 0)
+    _, trainable = parameter_counts(model, trained=True)
+    assert 4 * trainable < artifact_bytes(model) < 4 * trainable + 20_000
