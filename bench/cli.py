@@ -45,6 +45,7 @@ def run(
     results: Results = Path("results"),
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the suite's, with a hash where options change it.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads per cell; another number rounds sums differently.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Recompute every cell; an earlier run of the name is kept aside.")] = False,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings along.")] = False,
 ) -> None:
@@ -86,7 +87,7 @@ def run(
     status: Literal["ok", "failed", "interrupted"] = "interrupted"
     try:
         with LiveProgress(console, len(cells)) as progress:
-            outcome = run_cells(cells, folder, results / ".stores", workers or _default_workers(), progress)
+            outcome = run_cells(cells, folder, results / ".stores", workers or _default_workers(), progress, threads)
         status = "failed" if outcome.failed else "ok"
     finally:
         folder.write_run(header.model_copy(update={"ended": _now(), "status": status}))

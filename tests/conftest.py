@@ -14,17 +14,6 @@ from typing import Any
 import pytest
 import yaml
 
-SHARED = Path(__file__).parents[2] / "shared"
-TASKS = Path(__file__).parents[1] / "tasks"
-
-
-def shared(name: str) -> Path:
-    """A folder of real data or models beside the checkout; the test is skipped where it is absent."""
-    folder = SHARED / name
-    if not folder.is_dir():
-        pytest.skip(f"real data {name} is not beside this checkout")
-    return folder
-
 
 @pytest.fixture(scope="session")
 def embedded() -> Any:

@@ -228,6 +228,8 @@ class ItemWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+        if not self.items:
+            _remove(self.path)  # nothing to resume from
 
 
 def json_schemas() -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
-import os
 import signal
 import time
 import traceback
@@ -43,13 +42,20 @@ class _Child:
     cell: Cell
     process: multiprocessing.process.BaseProcess
     messages: Connection
+    failure: str | None = None
+    """The reason of a failure where the child told one."""
 
 
-def run_cells(cells: Sequence[Cell], folder: RunFolder, stores: Path, workers: int, progress: Progress) -> Outcome:
+def run_cells(
+    cells: Sequence[Cell], folder: RunFolder, stores: Path, workers: int, progress: Progress, threads: int = 1
+) -> Outcome:
     """Run the cells that have no record of their own id yet.
 
     A cell's process that raises or dies leaves a failed record with the reason, and the others go on. The seeds of a strategy
     wait for the one that searches. Ctrl-C ends the children; what they had answered is kept.
+
+    ``threads``: CPU threads of each cell. Another number rounds sums differently, so it is a choice of its own and does not
+    follow from the number of workers.
     """
     outcome = Outcome()
     waiting: list[Cell] = []
@@ -70,7 +76,7 @@ def run_cells(cells: Sequence[Cell], folder: RunFolder, stores: Path, workers: i
             continue
         waiting.append(cell)
     if waiting:
-        _run_waiting(waiting, folder, stores, workers, progress, outcome)
+        _run_waiting(waiting, folder, stores, workers, threads, progress, outcome)
     return outcome
 
 
@@ -89,8 +95,8 @@ def _set_aside(folder: RunFolder, cell: Cell, record: Record) -> None:
 
 
 def _run_waiting(
-    waiting: list[Cell], folder: RunFolder, stores: Path, workers: int, progress: Progress, outcome: Outcome
-) -> None:  # fmt: skip
+    waiting: list[Cell], folder: RunFolder, stores: Path, workers: int, threads: int, progress: Progress, outcome: Outcome
+) -> None:
     context = multiprocessing.get_context("forkserver")
     # The server imports the heavy libraries once; each cell's process starts from there, with a peak memory of its own.
     context.set_forkserver_preload(["bench.run.preload"])
@@ -103,21 +109,20 @@ def _run_waiting(
                 cell = ready.pop(0)
                 waiting.remove(cell)
                 receive, send = context.Pipe(duplex=False)
-                threads = max(1, (os.cpu_count() or 1) // workers)
                 process = context.Process(target=_child, args=(cell, folder.path, stores, threads, send), name=cell.label)
                 process.start()
                 send.close()
                 children.append(_Child(cell, process, receive))
             multiprocessing.connection.wait([c.messages for c in children] + [c.process.sentinel for c in children])
             for child in list(children):
-                failure = _read_messages(child, progress)
+                _read_messages(child, progress)
                 if child.process.is_alive():
                     continue
-                failure = _read_messages(child, progress) or failure
+                _read_messages(child, progress)  # what it said between the two lines above
                 child.process.join()
                 children.remove(child)
                 searching.discard((child.cell.task.name, child.cell.strategy_name))
-                record = _finish(child, failure, folder)
+                record = _finish(child, folder)
                 outcome.ok += record.status == "ok"
                 if record.status == "failed":
                     outcome.failed.append(record)
@@ -129,24 +134,22 @@ def _run_waiting(
             child.process.join(5)
 
 
-def _read_messages(child: _Child, progress: Progress) -> str | None:
-    """Pass phases on; returns the reason of a failure where the child told one."""
-    failure = None
+def _read_messages(child: _Child, progress: Progress) -> None:
+    """Pass phases on, and keep the reason of a failure."""
     try:
         while child.messages.poll():
             kind, text = child.messages.recv()
             if kind == "phase":
                 progress.phase(child.cell, text)
             else:
-                failure = text
+                child.failure = text
     except EOFError:
         # The pipe stays readable after its end; waiting on the process alone avoids a busy loop.
         child.process.join()
-    return failure
 
 
-def _finish(child: _Child, failure: str | None, folder: RunFolder) -> Record:
-    cell = child.cell
+def _finish(child: _Child, folder: RunFolder) -> Record:
+    cell, failure = child.cell, child.failure
     if failure is None and child.process.exitcode == 0:
         record = folder.read_record(cell.task.name, cell.strategy_name, cell.seed)
         if record and record.cell_id == cell.cell_id:

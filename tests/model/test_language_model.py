@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import shared
+from real_data import shared
 
 from bench.errors import BenchError
 from bench.model.language_model import LanguageModel

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from bench.errors import BenchError
-from bench.task.checks import MAX_SHARED_INPUTS, NEAR_DUPLICATE, check_leakage, input_key, read_config, read_rows
+from bench.task.checks import MAX_SHARED_INPUTS, NEAR_DUPLICATE, check_leakage, input_key, read_config
+from bench.task.rows import read_rows
 from bench.task.schema import Example, Passage, TaskConfig
 
 QA = {"kind": "qa", "instruction": "Answer.", "input": "{{ question }}", "target": "answers", "metrics": ["exact_match"]}

@@ -1,0 +1,160 @@
+"""Cells in processes of their own: what fails is contained, what is done is kept."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.model.source import locate
+from bench.result.schema import Record
+from bench.result.store import RunFolder
+from bench.run import executor
+from bench.run.executor import Outcome, run_cells
+from bench.suite import Cell, Suite, expand
+
+
+class Log:
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.records: list[Record] = []
+
+    def phase(self, cell: Cell, text: str) -> None:
+        self.phases.append(text)
+
+    def done(self, cell: Cell, record: Record) -> None:
+        self.records.append(record)
+
+
+def run(cells: list[Cell], folder: Path, workers: int = 2) -> tuple[Outcome, Log]:
+    log = Log()
+    return run_cells(cells, RunFolder(folder).create(), folder / "stores", workers, log), log
+
+
+def cells_of(task: Path, strategies: list[str], seeds: list[int] | None = None) -> list[Cell]:
+    return expand(Suite(tasks=[str(task)], strategies=strategies, seeds=seeds or [0, 1]), locate("embedded"))
+
+
+@pytest.fixture
+def fast(tmp_path: Path) -> list[str]:
+    """Strategies that train for one epoch."""
+    files = []
+    for method, rate in (("lora", "5.0e-3"), ("full", "5.0e-4")):
+        file = tmp_path / f"{method}-fast.yaml"
+        file.write_text(f"tuning: {{method: {method}, epochs: 1, evaluations: 1}}\nsearch: {{tuning.learning_rate: [1.0e-4, {rate}]}}\n")
+        files.append(str(file))
+    return files
+
+
+def test_a_run_from_cells_to_records(make_task: Callable[..., Path], fast: list[str], tmp_path: Path) -> None:
+    cells = cells_of(make_task(), ["majority", "zero-shot", "few-shot", "rag", *fast])
+    outcome, log = run(cells, tmp_path / "run")
+    assert outcome.failed == []
+    assert (outcome.ok, outcome.skipped, outcome.reused) == (8, 1, 0)
+    folder = RunFolder(tmp_path / "run")
+    records = {(r.strategy, r.seed): r for r in folder.records()}
+    assert records["rag", 0].status == "skipped"
+    assert records["rag", 0].error == "the task has no corpus"
+    for (strategy, seed), record in records.items():
+        if record.status == "skipped":
+            continue
+        items = folder.read_items(record.task, strategy, seed)
+        assert [i.id for i in items] == [f"test-{n}" for n in range(12)]
+        assert record.metrics["accuracy"].value == pytest.approx(sum(i.scores["accuracy"] for i in items) / 12)
+        assert record.tokens.prompt == sum(i.tokens.prompt for i in items)
+        assert record.n_items == 12
+    lora = records["lora-fast", 0]
+    assert [t.settings["tuning.learning_rate"] for t in lora.trials] == [1e-4, 5e-3]
+    assert lora.config["strategy"]["tuning"]["learning_rate"] in (1e-4, 5e-3)
+    assert lora.params
+    assert 0 < lora.params.trainable < lora.params.total
+    assert lora.artifact_bytes
+    assert {"load", "tune", "answer", "score"} <= set(lora.phases)
+    assert lora.phases["tune"].flops > lora.phases["answer"].flops > 0
+    # the second seed uses the first one's choice and does not search again
+    assert records["lora-fast", 1].trials == []
+    assert records["lora-fast", 1].config["strategy"] == lora.config["strategy"]
+    assert records["full-fast", 0].params
+    assert records["full-fast", 0].params.trainable == records["full-fast", 0].params.total
+    majority = records["majority", 0]
+    assert majority.params is None
+    assert majority.metrics["accuracy"].value == 0.5
+    assert "load" not in majority.phases
+    assert any(p.startswith("trial 2/2, tune") for p in log.phases)
+
+
+def test_a_second_run_finds_everything_done(make_task: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = cells_of(make_task(), ["majority", "few-shot"])
+    run(cells, tmp_path / "run")
+    monkeypatch.setattr(executor, "_run_waiting", None)  # starting a process would fail
+    outcome, _ = run(cells, tmp_path / "run")
+    assert (outcome.ok, outcome.reused) == (3, 3)
+
+
+def test_a_failing_cell_is_a_record_and_the_others_go_on(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    rows = [{"id": f"test-{i}", "text": f"test {i} " + ("lid " * 600 if i == 3 else ""), "label": "zek"} for i in range(4)]
+    task = make_task(rows={"test": rows})
+    outcome, _ = run(cells_of(task, ["majority", "zero-shot"]), tmp_path / "run")
+    assert outcome.ok == 1
+    assert len(outcome.failed) == 1
+    record = RunFolder(tmp_path / "run").read_record(task.name, "zero-shot", 0)
+    assert record
+    assert record.status == "failed"
+    assert record.error
+    assert "test-3 takes" in record.error
+    assert not list((tmp_path / "run").rglob("items.jsonl.partial*"))
+
+
+def test_a_failed_cell_is_tried_again(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    cells = cells_of(make_task(), ["zero-shot"])
+    folder = RunFolder(tmp_path / "run").create()
+    folder.write_record(Record.model_validate(cells[0].identity() | {"status": "failed", "error": "the power went out"}))
+    outcome, _ = run(cells, tmp_path / "run")
+    assert (outcome.ok, outcome.reused, outcome.failed) == (1, 0, [])
+
+
+def test_a_record_of_another_identity_is_kept_aside(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    task = make_task()
+    run(cells_of(task, ["majority"]), tmp_path / "run")
+    before = RunFolder(tmp_path / "run").read_record(task.name, "majority", 0)
+    file = task / "test.jsonl"
+    file.write_text(file.read_text().replace("about the lid", "about the door"))
+    run(cells_of(task, ["majority"]), tmp_path / "run")
+    after = RunFolder(tmp_path / "run").read_record(task.name, "majority", 0)
+    assert before
+    assert after
+    assert before.cell_id != after.cell_id
+    kept = list((tmp_path / "run" / "superseded").rglob("record.json"))
+    assert [json.loads(f.read_text())["cell_id"] for f in kept] == [before.cell_id]
+
+
+class Killer(Log):
+    """Kills a cell's process once it says that it answers."""
+
+    def phase(self, cell: Cell, text: str) -> None:
+        super().phase(cell, text)
+        if text.startswith("answer"):
+            import multiprocessing
+
+            for child in multiprocessing.active_children():
+                if child.pid:
+                    os.kill(child.pid, signal.SIGKILL)
+
+
+def test_a_killed_cell_is_a_failed_record(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    cells = cells_of(make_task(n=600), ["zero-shot"])
+    outcome = run_cells(cells, RunFolder(tmp_path / "run").create(), tmp_path / "stores", 1, Killer())
+    assert len(outcome.failed) == 1
+    assert outcome.failed[0].error
+    assert "SIGKILL" in outcome.failed[0].error
+    # what it had answered is kept, and the next run goes on from there
+    partial = list((tmp_path / "run").rglob("items.jsonl.partial*"))
+    answered = len(partial[0].read_text().splitlines()) if partial else 0
+    outcome, log = run(cells, tmp_path / "run")
+    assert (outcome.ok, outcome.failed) == (1, [])
+    assert f"answer {answered}/600" in log.phases
+    record = RunFolder(tmp_path / "run").read_record(cells[0].task.name, "zero-shot", 0)
+    assert record
+    assert record.n_items == 600
