@@ -42,6 +42,12 @@ class Arm:
         paths = (("strategy", "retrieval", "search"), ("retrieval", "search"))
         return self.strategy.endswith("-oracle") or any(_at(r.config, *path) == "oracle" for r in self.records for path in paths)
 
+    @property
+    def family(self) -> str:
+        """Strategies whose seeds do alike: prompting draws examples, PEFT and full fine-tuning train few or all weights."""
+        method = next((m for r in self.ok if (m := _at(r.config, "strategy", "tuning", "method"))), "none")
+        return {"none": "prompting", "full": "full"}.get(str(method), "PEFT")
+
 
 def load_arms(run: RunFolder | Path | Sequence[RunFolder | Path]) -> list[Arm]:
     """All arms of the runs, in the order in which the suite names tasks and strategies.

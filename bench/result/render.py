@@ -85,6 +85,8 @@ def print_table(console: Console, table: pd.DataFrame, by: str = "task") -> None
         for column in columns[1:]:
             block.add_column(escape(column.title), justify="right", no_wrap=True)
         for row in rows:
+            if row["status"] == "skipped":
+                continue
             style = "bold" if _is_clear_best(row) else None
             if row["value"] is None:
                 # A reason is longer than any cell: it goes under the block.
@@ -93,8 +95,10 @@ def print_table(console: Console, table: pd.DataFrame, by: str = "task") -> None
                 block.add_row(*[escape(column.cell(row)) for column in columns], style=style)
         console.print(block)
         for row in rows:
-            if row["reason"]:
+            if row["reason"] and row["status"] != "skipped":
                 console.print(f"  {escape(_name(row, by))}: {escape(row['reason'])}", style="red", highlight=False)
+        for line in _not_applicable(rows, by):
+            console.print(f"  {escape(line)}", style="dim", highlight=False)
     console.print(escape("\n".join(_marks(_rows(ordered)))), highlight=False)
 
 
@@ -106,6 +110,8 @@ def _markdown(table: pd.DataFrame, by: str) -> str:
         shown |= {column.key: f"{column.title}: {column.legend}" for column in columns[1:]}
         body = []
         for row in rows:
+            if row["status"] == "skipped":
+                continue
             cells = [column.cell(row) for column in columns]
             if row["value"] is None:
                 cells = [cells[0], _problem(row), *[""] * (len(cells) - 2)]
@@ -115,7 +121,8 @@ def _markdown(table: pd.DataFrame, by: str) -> str:
             body.append(cells)
         align = ["left", *["right"] * (len(columns) - 1)]
         text = tabulate(body, [_escape_markdown(column.title) for column in columns], "pipe", colalign=align, disable_numparse=True)
-        parts.append(f"### {title}\n\n{text}\n")
+        notes = "".join(f"\n{_escape_markdown(line)}\n" for line in _not_applicable(rows, by))
+        parts.append(f"### {title}\n\n{text}\n{notes}")
     rows = _rows(table)
     shown["value"] = f"first column after the name: {INTERVAL_LEGEND}"
     legend = [f"- {line}" for line in [*shown.values(), *_marks(rows)]]
@@ -223,6 +230,15 @@ def _name(row: Row, by: str) -> str:
     return str(row["task"] if by == "strategy" else row["strategy"])
 
 
+def _not_applicable(rows: Sequence[Row], by: str) -> list[str]:
+    """One line for each reason why strategies have no meaning for a task."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row["status"] == "skipped":
+            reasons.setdefault(str(row["reason"]), []).append(_name(row, by))
+    return [f"not applicable: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
+
+
 def _problem(row: Row) -> str:
     return f"{row['status']}: {row['reason'] or 'no value'}"
 
@@ -239,7 +255,7 @@ def _marks(rows: Sequence[Row]) -> list[str]:
     noisy = sorted({row["task"] for row in rows if row["seed_noise_ratio"] is not None and row["seed_noise_ratio"] > 9})
     if noisy:
         lines.append(
-            f"seed noise differs more than 9-fold between strategies ({', '.join(noisy)}): "
+            f"seed noise differs more than 9-fold within a family of strategies (prompting, PEFT, full; tasks: {', '.join(noisy)}): "
             "it is pooled, so intervals of the noisy ones are too narrow and the others too wide"
         )
     return lines

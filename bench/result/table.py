@@ -6,7 +6,7 @@ Rows are compared only within one task and one base model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def build_table(run: RunFolder | Path | Sequence[RunFolder | Path]) -> pd.DataFr
     phases load to answer, on a GPU what tensors held, else resident memory. ``best``: highest value among the task's strategies,
     oracles left out; ``tied``: not told apart from it (Holm-adjusted p > .05, ``statistics.Difference.p``); on the best row: some
     other is. Both are False where there is nothing to compare with. ``seed_noise_ratio``: largest over smallest variance between
-    the seeds of one strategy among the task's strategies.
+    the seeds of one strategy among the strategies of one family (prompting, PEFT, full), over which seed variance is pooled.
 
     Raises BenchError for a run without records, a broken file, or records that do not belong together.
     """
@@ -140,11 +140,11 @@ def slice_table(run: RunFolder | Path | Sequence[RunFolder | Path]) -> pd.DataFr
         pairs = sorted({pair for arm in group for items in arm.items for item in items.values() for pair in item.slices.items()})
         for name, wanted in pairs:
             scored = _score_group(group, name, wanted)
-            noise = _seed_noise(scored)
+            noise = _seed_noise(group, scored)
             for arm, scores in zip(group, scored, strict=True):
                 if scores is None:
                     continue
-                interval = _interval(arm, scores, noise, f"{name}={wanted}")
+                interval = _interval(arm, scores, noise[arm.family], f"{name}={wanted}")
                 head = {"task": arm.task, "model": arm.model, "strategy": arm.strategy, "primary_metric": arm.primary_metric}
                 rows.append({**head, "slice": name, "slice_value": wanted, **_interval_columns(interval), "n_items": len(scores.ids)})
     return pd.DataFrame(rows, columns=columns)
@@ -160,17 +160,17 @@ def write_table(run: RunFolder) -> pd.DataFrame:
 
 def _group_rows(group: list[Arm]) -> list[dict[str, Any]]:
     scored = _score_group(group)
-    noise = _seed_noise(scored)
-    ratio = _noise_ratio(scored)
+    noise = _seed_noise(group, scored)
+    ratio = _noise_ratio(group, scored)
     rows = []
     for arm, scores in zip(group, scored, strict=True):
-        interval = None if scores is None else _interval(arm, scores, noise)
+        interval = None if scores is None else _interval(arm, scores, noise[arm.family])
         rows.append({**_arm_columns(arm), **_interval_columns(interval), "seed_noise_ratio": ratio})
     _mark_best(group, scored, noise, rows)
     return rows
 
 
-def _mark_best(group: list[Arm], scored: Sequence[_Scores | None], noise: tuple[float, int], rows: list[dict[str, Any]]) -> None:
+def _mark_best(group: list[Arm], scored: Sequence[_Scores | None], noise: _Noise, rows: list[dict[str, Any]]) -> None:
     """Set ``best``, ``tied`` and ``p_vs_best`` in the rows of one task."""
     entrants = [i for i, arm in enumerate(group) if scored[i] is not None and not arm.is_oracle]
     for row in rows:
@@ -186,7 +186,7 @@ def _mark_best(group: list[Arm], scored: Sequence[_Scores | None], noise: tuple[
     rows[best].update(best=True, tied=any(p > ALPHA for p in adjusted))
 
 
-def _compare(best: Arm, other: Arm, a: _Scores | None, b: _Scores | None, noise: tuple[float, int]) -> float:
+def _compare(best: Arm, other: Arm, a: _Scores | None, b: _Scores | None, noise: _Noise) -> float:
     """p of no difference between two arms; 1 where they share no item or the metric cannot be computed again from items."""
     if a is None or b is None:
         return 1.0
@@ -195,9 +195,7 @@ def _compare(best: Arm, other: Arm, a: _Scores | None, b: _Scores | None, noise:
         return 1.0
     at_a, at_b = _places(a.ids, both), _places(b.ids, both)
     clusters = [a.clusters[i] for i in at_a]
-    excess, df = noise
-    seeds = sum(excess / len(s.table) for s in (a, b) if len(s.table) > 1)
-    freedom = df if len(a.table) > 1 or len(b.table) > 1 else 0
+    seeds, freedom = _seed_part([(noise[arm.family], len(s.table), arm.family) for arm, s in ((best, a), (other, b))])
     found: Difference
     if a.is_mean:
         found = paired_difference(_item_means(a.table)[at_a], _item_means(b.table)[at_b], clusters, seed_variance=seeds, df=freedom)
@@ -205,6 +203,21 @@ def _compare(best: Arm, other: Arm, a: _Scores | None, b: _Scores | None, noise:
         rows_a, rows_b = _same_seeds(a.table[:, at_a], b.table[:, at_b])
         found = paired_statistic_difference(macro_f1_of_sums, rows_a, rows_b, clusters, seed_variance=seeds, df=freedom)
     return found.p
+
+
+def _seed_part(sides: Sequence[tuple[tuple[float, int], int, str]]) -> tuple[float, int]:
+    """(variance, df) that seeds add to a difference; each side is ((excess, df), seeds, family).
+
+    Two sides of one family share one estimate; of two families the degrees of freedom are Satterthwaite's.
+    """
+    parts: dict[str, tuple[float, int]] = {}
+    for (excess, df), n_seeds, family in sides:
+        if n_seeds > 1 and df:
+            parts[family] = (parts.get(family, (0.0, df))[0] + excess / n_seeds, df)
+    total = sum(v for v, _ in parts.values())
+    if not total:
+        return 0.0, max((df for _, df in parts.values()), default=0)
+    return total, max(1, int(total**2 / sum(v**2 / df for v, df in parts.values())))
 
 
 def _same_seeds(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -248,22 +261,43 @@ def _macro_f1_rows(items: Sequence[Item], labels: Sequence[str]) -> FloatArray:
     return macro_f1_rows([s if s in g or not g else g[0] for s, g in zip(said, golds, strict=True)], said, labels)
 
 
-def _seed_noise(scored: Sequence[_Scores | None]) -> tuple[float, int]:
-    """(excess, df) of the seeds, pooled over the strategies of one task."""
-    means = [s for s in scored if s is not None and s.is_mean and s.table.size]
+_Noise = Mapping[str, tuple[float, int]]
+"""Family of strategies -> (excess, df) of its seeds."""
+
+
+def _families(group: Sequence[Arm], scored: Sequence[_Scores | None]) -> dict[str, list[_Scores]]:
+    found: dict[str, list[_Scores]] = {arm.family: [] for arm in group}
+    for arm, scores in zip(group, scored, strict=True):
+        if scores is not None:
+            found[arm.family].append(scores)
+    return found
+
+
+def _seed_noise(group: Sequence[Arm], scored: Sequence[_Scores | None]) -> _Noise:
+    """(excess, df) of the seeds, pooled over the strategies of one task that are of one family (protocol: pool like with like)."""
+    return {family: _pooled(members) for family, members in _families(group, scored).items()}
+
+
+def _pooled(scored: Sequence[_Scores]) -> tuple[float, int]:
+    means = [s for s in scored if s.is_mean and s.table.size]
     if means:
         return pooled_seed_variance([s.table for s in means], [s.clusters for s in means])
     # No item scores, so the part that items explain is unknown: all of the variance between seeds counts.
-    several = [s.values for s in scored if s is not None and len(s.values) > 1]
+    several = [s.values for s in scored if len(s.values) > 1]
     df = sum(len(values) - 1 for values in several)
     return (sum(float(values.var(ddof=1)) * (len(values) - 1) for values in several) / df, df) if df else (0.0, 0)
 
 
-def _noise_ratio(scored: Sequence[_Scores | None]) -> float:
-    """Largest over smallest variance between seeds among the arms of a task; above 9 pooling hides a noisy one."""
+def _noise_ratio(group: Sequence[Arm], scored: Sequence[_Scores | None]) -> float:
+    """Largest over smallest variance between seeds in a family of a task; above 9 pooling hides a noisy strategy."""
+    ratios = [r for members in _families(group, scored).values() if not math.isnan(r := _ratio(members))]
+    return max(ratios, default=math.nan)
+
+
+def _ratio(scored: Sequence[_Scores]) -> float:
     found = []
     for scores in scored:
-        if scores is not None and len(scores.values) > 1:
+        if len(scores.values) > 1:
             mean = scores.is_mean and scores.table.size
             found.append(seed_variances(scores.table, scores.clusters)[0] if mean else float(scores.values.var(ddof=1)))
     if len(found) < 2 or max(found) == 0:

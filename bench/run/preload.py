@@ -1,6 +1,7 @@
 """What every cell needs, imported once in the fork server."""
 
 import os
+import warnings
 
 # A forked tokenizer that has used threads prints a warning and turns them off; cells use one process each anyway.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -19,6 +20,8 @@ import bench.metric.structured
 import bench.metric.summary
 import bench.run.cell  # noqa: F401
 
+# peft 0.21 reads an attribute that transformers 5.23 calls deprecated.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 _ = peft

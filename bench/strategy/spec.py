@@ -53,7 +53,7 @@ class TuningChoice(_Choice):
     with_passages: bool = False
     """Train on prompts with the passages that retrieval finds, as the model will be asked."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=8, ge=1)
     """At most; the best of `evaluations` checkpoints by validation score is kept."""
     evaluations: int = Field(default=4, ge=1)
     patience: int = Field(default=2, ge=1)

@@ -105,8 +105,9 @@ def tune(
     """Train the wrapped `model` on (token ids, prompt length) pairs, completion tokens only, and keep the best checkpoint.
 
     AdamW with linear warm-up and cosine decay to zero, gradient clipping, length-grouped batches. `evaluate` gives the
-    validation score (higher is better) `choice.evaluations` times, evenly spread; training stops after `choice.patience`
-    evaluations without a better one. Raises `BenchError` for an example that exceeds the window or a loss that is not finite.
+    validation score (higher is better, 1 at most) `choice.evaluations` times, evenly spread; training stops after
+    `choice.patience` evaluations without a better one, or when none can be better. Raises `BenchError` for an example that
+    exceeds the window or a loss that is not finite.
     """
     for ids, _ in pairs:
         if len(ids) > model.window:
@@ -122,7 +123,7 @@ def tune(
     shape = shape_of(network)
     best: Tuned | None = None
     step, flops, waited = 0, 0.0, 0
-    while step < total and waited < choice.patience:
+    while step < total and waited < choice.patience and (best is None or best.validation_score < 1.0):
         for batch in length_grouped([len(ids) for ids, _ in pairs], choice.batch_size, rng):
             rate = (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
             for group in optimizer.param_groups:
@@ -147,7 +148,7 @@ def tune(
                     best, waited = Tuned(score, step / per_epoch, 0.0, weights), 0
                 else:
                     waited += 1
-                if waited >= choice.patience:
+                if waited >= choice.patience or best.validation_score >= 1.0:
                     break
     network.eval()
     assert best is not None

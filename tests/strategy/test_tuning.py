@@ -62,7 +62,7 @@ def test_full_fine_tuning_moves_every_weight(model: Any) -> None:
 
 
 def test_training_fits_the_answers(model: Any) -> None:
-    choice = TuningChoice(method="full", epochs=12, learning_rate=1e-3)
+    choice = TuningChoice(method="full", epochs=12, evaluations=1, learning_rate=1e-3)
     wrap(model, choice, 0)
     data = pairs(model)
     with torch.no_grad():
@@ -142,3 +142,11 @@ def test_the_artifact_of_an_adapter_is_much_smaller_than_the_model(model: Any) -
     wrap(model, TuningChoice(method="lora", r=4), 0)
     _, trainable = parameter_counts(model, trained=True)
     assert 4 * trainable < artifact_bytes(model) < 4 * trainable + 20_000
+
+
+def test_training_stops_when_no_checkpoint_can_be_better(model: Any) -> None:
+    choice = TuningChoice(method="lora", epochs=8, evaluations=8, learning_rate=1e-3)
+    wrap(model, choice, 0)
+    asked = []
+    tuned = tune(model, choice, pairs(model), lambda: asked.append(1) or 1.0, 0)  # type: ignore[func-returns-value]
+    assert (len(asked), tuned.epochs) == (1, 1.0)
