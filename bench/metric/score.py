@@ -37,7 +37,7 @@ class Answer:
     retrieved_ids: tuple[str, ...] | None = None
     """In order of rank; None where the strategy retrieves nothing."""
     evidence_text: str | None = None
-    """Text of the example's gold passages, joined; None if it has none."""
+    """Text of the example's gold passages, joined; the text to be summarized; None if there is neither."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ class ItemLike(Protocol):
 def score(task: Task, answers: Sequence[Answer], metric_names: Sequence[str] | None = None) -> Scores:
     """Score the answers by the task's metrics and those that always stand, or by the metrics named and no others.
 
-    Always: hallucination_rate, abstention_rate, accuracy_given_attempted. Where they have a meaning: format_validity, retrieval
-    recall and MRR, k_precision, and, with unanswerable items, no_answer_accuracy and false_refusal_rate.
+    Always, but for summaries: hallucination_rate, abstention_rate, accuracy_given_attempted. Where they have a meaning:
+    format_validity, retrieval recall and MRR, k_precision, and, with unanswerable items, no_answer_accuracy and
+    false_refusal_rate.
 
     The outcome of an item is by the task's primary metric (`bench.metric.hallucination.judge_outcome`), whichever metrics are named:
     right from 1.0 for exact_match, accuracy and field_accuracy, and from 0.5 for f1 and ROUGE.
@@ -154,15 +155,18 @@ def names_for(task: Task, examples: Sequence[Example], retrieves: bool) -> list[
 
     ``retrieves``: whether the strategy hands the model passages.
     """
-    names = [*task.config.metrics, "hallucination_rate", "abstention_rate", "accuracy_given_attempted"]
+    names = [*task.config.metrics]
+    if task.config.kind != "summarization":  # a summary is more or less good, not right or wrong
+        names += ["hallucination_rate", "abstention_rate", "accuracy_given_attempted"]
     if (task.config.kind == "classification" and task.labels) or (task.config.kind == "structured" and task.config.fields):
         names.append("format_validity")
     if any(not example.answerable for example in examples):
         names += ["no_answer_accuracy", "false_refusal_rate"]
-    if any(example.evidence for example in examples):
+    has_evidence = any(example.evidence for example in examples)
+    if has_evidence or task.config.kind == "summarization":
         names.append("k_precision")
-        if retrieves:
-            names += ["recall_at_k", "mrr"]
+    if has_evidence and retrieves:
+        names += ["recall_at_k", "mrr"]
     return list(dict.fromkeys(names))
 
 

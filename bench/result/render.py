@@ -181,7 +181,7 @@ def _columns(rows: Sequence[Row], by: str) -> list[_Column]:
         share("k_precision", "K-Prec.", "the answer's words found in the gold evidence"),
         share("recall_at_k", "recall@k", "gold passages among those retrieved"),
         share("mrr", "MRR", "mean of 1 / rank of the first gold passage"),
-        amount("setup_seconds", "set-up", "search (once), tuning and indexing, wall time; loading the base model is left out", _seconds),
+        amount("setup_seconds", "set-up", "tuning with all search trials, and indexing, wall time; loading is left out", _seconds),
         amount("seconds_per_1000_requests", "time/1k", "wall time to answer 1,000 requests", _seconds),
         _Column("prompt_tokens_per_1000_requests", "tok/1k", "tokens of prompt and completion for 1,000 requests", _tokens),
         _Column("peak_memory_bytes", memory, MEMORY_LEGEND, lambda row: _memory(row, len(kinds) > 1)),

@@ -73,6 +73,7 @@ class Trial(_Model):
     validation_score: float | None = None
     """None where the trial failed; `error` says why."""
     wall_seconds: float
+    """Tuning and scoring; loading the model and indexing are left out."""
     cpu_seconds: float
     flops: float = 0.0
     epochs: float | None = None
@@ -119,6 +120,7 @@ class Record(_Model):
     n_truncated: int = 0
     """Prompts that lost passages or shots to fit the window."""
     trials: list[Trial] = Field(default_factory=list)
+    """The points of the search, in the record of the cell that searched; their cost is part of its tune phase."""
     fingerprints: Fingerprints | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
 

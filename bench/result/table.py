@@ -111,8 +111,8 @@ def build_table(run: RunFolder | Path | Sequence[RunFolder | Path]) -> pd.DataFr
     """The table of one run, or of several together; columns as in ``COLUMNS``, undefined is NaN.
 
     ``value`` is the mean over seeds of the primary metric, ``ci_*`` its 95 % interval over items and, where there are two seeds or
-    more, seeds (``interval`` says which). The other metrics are means over seeds. ``setup_*``: the validation search, paid once,
-    plus the mean over seeds of the remaining tuning and indexing; loading the base model is left out. ``peak_memory_bytes``: of the
+    more, seeds (``interval`` says which). The other metrics are means over seeds. ``setup_*``: tuning, with all
+    trials of the search, and indexing, of the cell that searched; loading the base model is left out. ``peak_memory_bytes``: of the
     phases load to answer, on a GPU what tensors held, else resident memory. ``best``: highest value among the task's strategies,
     oracles left out; ``tied``: not told apart from it (Holm-adjusted p > .05, ``statistics.Difference.p``); on the best row: some
     other is. Both are False where there is nothing to compare with. ``seed_noise_ratio``: largest over smallest variance between
@@ -397,24 +397,13 @@ def _status(arm: Arm) -> tuple[str, str | None]:
 
 
 def _setup(records: Sequence[Record], clock: str) -> float | None:
-    """Seconds to set the strategy up once: the search plus the mean over seeds of the other tuning and the indexing.
+    """Seconds to set the strategy up once: tuning, with all trials of a search, and indexing.
 
-    The trials of a search run in the tune phase of the cell that searched. Other seeds may repeat them in their records as the
-    origin of their settings, without having run them; so of equal lists of trials only the one in the longest tune phase counts.
+    Of the cell that searched: its tune phase holds the trials, and the best of them is the model that it keeps. Where several
+    searched, or none did, the mean over them.
     """
-    if not records:
-        return None
-    searches: dict[tuple[float, ...], tuple[float, Record]] = {}
-    for record in records:
-        times = tuple(getattr(trial, clock) for trial in record.trials)
-        tune = _clock(record.phases.get("tune"), clock)
-        if times and tune >= sum(times) * 0.99 and (times not in searches or tune > searches[times][0]):
-            searches[times] = (tune, record)
-    searched = {id(record): sum(times) for times, (_, record) in searches.items()}
-    rest = [
-        max(0.0, _clock(r.phases.get("tune"), clock) - searched.get(id(r), 0.0)) + _clock(r.phases.get("index"), clock) for r in records
-    ]
-    return (_mean(searched.values()) or 0.0) + (_mean(rest) or 0.0)
+    searched = [r for r in records if r.trials] or list(records)
+    return _mean(_clock(r.phases.get("tune"), clock) + _clock(r.phases.get("index"), clock) for r in searched)
 
 
 def _clock(phase: Phase | None, clock: str) -> float:

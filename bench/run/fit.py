@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -96,6 +95,8 @@ def to_answer(cell: Cell, example: Example, answered: Answered) -> Answer:
     """What the metrics need of an answer."""
     texts = {p.id: p.text for p in cell.task.corpus} if example.evidence else {}
     evidence = "\n".join(texts[i] for i in example.evidence) if example.evidence else None
+    if cell.task.config.kind == "summarization":
+        evidence = example.input
     retrieved = answered.found.document_ids if answered.found else None
     return Answer(example, answered.generation.text, retrieved, evidence)
 
@@ -114,7 +115,7 @@ def search(cell: Cell, stores: Path, meter: Meter, report: Report) -> tuple[Fitt
     best: tuple[float, int, dict[str, torch.Tensor] | None] | None = None
     fitted_now: Fitted | None = None
     for i, point in enumerate(points):
-        wall, cpu, flops = time.perf_counter(), time.process_time(), _flops(meter)
+        before = _tuning(meter)
         value, error, epochs = None, None, None
         fitted_now = None  # frees the last model before the next is loaded
         try:
@@ -128,8 +129,10 @@ def search(cell: Cell, stores: Path, meter: Meter, report: Report) -> tuple[Fitt
                 best = (value, i, fitted_now.tuned.weights if fitted_now.tuned else None)
         except (BenchError, MemoryError, torch.OutOfMemoryError) as problem:
             error = f"{type(problem).__name__}: {problem}".splitlines()[0]
-        spent = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu, "flops": _flops(meter) - flops}
-        trials.append(Trial(settings=point, validation_score=value, epochs=epochs, error=error, **spent))
+        wall, cpu, flops = (now - then for now, then in zip(_tuning(meter), before, strict=True))
+        trials.append(
+            Trial(settings=point, validation_score=value, wall_seconds=wall, cpu_seconds=cpu, flops=flops, epochs=epochs, error=error)
+        )
     if best is None:
         raise BenchError(f"all {len(points)} trials of the search failed; the last one: {trials[-1].error}")
     _, chosen, weights = best
@@ -143,8 +146,10 @@ def _prefixed(report: Report, prefix: str) -> Report:
     return lambda text: report(prefix + text)
 
 
-def _flops(meter: Meter) -> float:
-    return sum(p.flops for p in meter.readings().values())
+def _tuning(meter: Meter) -> tuple[float, float, float]:
+    """Wall seconds, CPU seconds and FLOPs of the tune phase so far."""
+    tune = meter.readings().get("tune")
+    return (tune.wall_seconds, tune.cpu_seconds, tune.flops) if tune else (0.0, 0.0, 0.0)
 
 
 def fit(

@@ -105,9 +105,17 @@ def test_scores_of_a_question_task_by_hand() -> None:
 def test_what_has_no_meaning_is_not_there() -> None:
     scores = score(QA, [answer("blue", "blue", gold=("d1",))])  # nothing retrieved, no text of the evidence, nothing unanswerable
     assert set(scores.corpus) == {"exact_match", "f1", *STANDING}
-    assert set(scores.undefined) == set(scores.corpus)
+    assert set(scores.undefined) == {*scores.corpus, "k_precision"}  # gold evidence whose text is not there: undefined, and counted
     scores = score(QA, [answer("blue", "blue", retrieved=("d1",))])  # nothing is gold
     assert "recall_at_k" not in scores.undefined
+
+
+def test_a_summary_is_held_against_its_text_and_is_neither_right_nor_wrong() -> None:
+    config = QA.config.model_copy(update={"kind": "summarization", "metrics": ["rougeL"], "abstain": []})
+    given = answer("mice slept more", "mice slept longer")
+    scores = score(replace(QA, config=config), [replace(given, evidence_text="The mice slept well.")])
+    assert scores.corpus["k_precision"] == pytest.approx(2 / 3)
+    assert not {"hallucination_rate", "abstention_rate", "accuracy_given_attempted"} & set(scores.undefined)
 
 
 def test_a_metric_that_no_item_defines_is_counted_but_has_no_value() -> None:

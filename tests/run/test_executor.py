@@ -154,7 +154,8 @@ def test_a_killed_cell_is_a_failed_record(make_task: Callable[..., Path], tmp_pa
     answered = len(partial[0].read_text().splitlines()) if partial else 0
     outcome, log = run(cells, tmp_path / "run")
     assert (outcome.ok, outcome.failed) == (1, [])
-    assert f"answer {answered}/600" in log.phases
+    told = [int(p.split()[1].removesuffix("/600")) for p in log.phases if p.startswith("answer")]
+    assert all(n >= answered for n in told)
     record = RunFolder(tmp_path / "run").read_record(cells[0].task.name, "zero-shot", 0)
     assert record
     assert record.n_items == 600
