@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,8 @@ def test_what_has_no_meaning_is_not_there() -> None:
 
 def test_a_summary_is_held_against_its_text_and_is_neither_right_nor_wrong() -> None:
     config = QA.config.model_copy(update={"kind": "summarization", "metrics": ["rougeL"], "abstain": []})
-    given = answer("mice slept more", "mice slept longer")
-    scores = score(replace(QA, config=config), [replace(given, evidence_text="The mice slept well.")])
+    said = answer("mice slept more", "mice slept longer")
+    scores = score(replace(QA, config=config), [replace(said, evidence_text="The mice slept well.")])
     assert scores.corpus["k_precision"] == pytest.approx(2 / 3)
     assert not {"hallucination_rate", "abstention_rate", "accuracy_given_attempted"} & set(scores.undefined)
 
