@@ -17,7 +17,7 @@ from bench.model.language_model import Generation
 from bench.result.schema import Item, MetricValue, Parameters, Record, Tokens, Trial
 from bench.result.statistics import bootstrap_interval, clustered_interval, macro_f1_of_sums, macro_f1_rows
 from bench.result.store import RunFolder, write_atomic
-from bench.run.fit import Answered, Fitted, fit, search, to_answer
+from bench.run.fit import Answered, Fitted, Request, fit, search, to_answers
 from bench.strategy.prompt import Prompt, constant_answer
 from bench.strategy.tuning import artifact_bytes, parameter_counts
 from bench.suite import Cell
@@ -127,12 +127,12 @@ def _base_record(cell: Cell, fitted: Fitted | None, trials: list[Trial]) -> Reco
 def _answers(cell: Cell, fitted: Fitted | None, done: set[str]) -> Iterator[list[Answered]]:
     test = cell.task.test
     if fitted:
-        yield from fitted.answer(test, {i for i, e in enumerate(test) if e.id in done})
+        yield from fitted.answer(fitted.requests(test), {i for i, e in enumerate(test) if e.id in done})
     elif len(done) < len(test):
         kind = cell.strategy.prompt.constant
         assert kind is not None
-        none = Prompt((), (), truncated=False)
-        yield [Answered(i, Generation(constant_answer(cell.task, kind, e), None, 0, 0, 0, 0.0), none, None) for i, e in enumerate(test)]
+        none = Request(Prompt((), (), truncated=False), None)
+        yield [Answered(i, Generation(constant_answer(cell.task, kind, e), None, 0, 0, 0, 0.0), none) for i, e in enumerate(test)]
 
 
 def _hash(text: str) -> str:
@@ -141,29 +141,28 @@ def _hash(text: str) -> str:
 
 def _items(cell: Cell, batch: Sequence[Answered], names: Sequence[str]) -> Iterator[Item]:
     examples = [cell.task.test[a.index] for a in batch]
-    answers = [to_answer(cell, e, a) for e, a in zip(examples, batch, strict=True)]
-    scores = score(cell.task, answers, names)
+    scores = score(cell.task, to_answers(cell.task, examples, batch), names)
     for example, answered, outcome, values in zip(examples, batch, scores.outcomes, scores.items, strict=True):
         yield _item(example, answered, outcome, values)
 
 
 def _item(example: Example, answered: Answered, outcome: Any, values: dict[str, float]) -> Item:
-    g = answered.generation
+    g, found = answered.generation, answered.request.found
     return Item(
         id=example.id,
         cluster=example.cluster,
         slices=dict(example.slices),
         input_hash=_hash(example.input),
-        prompt_hash=_hash(json.dumps(answered.prompt.messages, ensure_ascii=False)),
+        prompt_hash=_hash(json.dumps(answered.request.prompt.messages, ensure_ascii=False)),
         prediction=g.text,
         targets=list(example.targets),
         answerable=example.answerable,
         outcome=outcome,
         scores=values,
         logprob=g.logprob,
-        retrieved_ids=list(answered.found.document_ids) if answered.found else None,
+        retrieved_ids=list(found.document_ids) if found else None,
         gold_ids=list(example.evidence),
-        truncated=answered.prompt.truncated,
+        truncated=answered.request.prompt.truncated,
         tokens=Tokens(prompt=g.prompt_tokens, prompt_cached=g.cached_tokens, completion=g.completion_tokens),
         latency_seconds=g.latency_seconds,
     )

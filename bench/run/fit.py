@@ -21,7 +21,7 @@ from bench.strategy.retrieval import Found, Retriever
 from bench.strategy.spec import Strategy
 from bench.strategy.tuning import Tuned, restore, tune, wrap
 from bench.suite import Cell
-from bench.task.schema import Example
+from bench.task.schema import Example, Task
 
 Report = Callable[[str], None]
 
@@ -30,13 +30,21 @@ load_embedder = cache(Embedder)
 
 
 @dataclass(frozen=True)
+class Request:
+    """What the model is asked for one example."""
+
+    prompt: Prompt
+    found: Found | None
+    """None where the strategy reads nothing."""
+
+
+@dataclass(frozen=True)
 class Answered:
-    """One example's answer, with the request that got it."""
+    """The answer to the request at `index`."""
 
     index: int
     generation: Generation
-    prompt: Prompt
-    found: Found | None
+    request: Request
 
 
 class Fitted:
@@ -62,43 +70,61 @@ class Fitted:
         if weights is not None:
             restore(self.model, weights)
             return
-        found = self.retriever.find(task.train) if choice.with_passages else None
-        passages = [f.passages for f in found] if found else [()] * len(task.train)
-        prompts = build_prompts(self.model, task, task.train, self.shots, passages)
-        pairs = [self.model.training_ids(p.messages, e.targets[0]) for p, e in zip(prompts, task.train, strict=True)]
+        # An example that is also a shot would stand in its own prompt, answer and all.
+        shown = {s.id for s in self.shots}
+        train = [e for e in task.train if e.id not in shown]
+        requests = self.requests(train, read=choice.with_passages)
+        pairs = [self.model.training_ids(r.prompt.messages, e.targets[0]) for r, e in zip(requests, train, strict=True)]
+        validation = task.validation[: self.cell.budget.validation_examples]
+        asked = self.requests(validation)
         self.tuned = tune(
-            self.model, choice, pairs, self.validation_score, self.cell.seed, on_step=lambda step, total: report(f"tune {step}/{total}")
-        )
+            self.model, choice, pairs, lambda: self.score(validation, asked), self.cell.seed,
+            on_step=lambda step, total: report(f"tune {step}/{total}"),
+        )  # fmt: skip
         self.meter.add_flops(self.tuned.flops)
 
     def validation_score(self) -> float:
         """The task's primary metric on the validation examples of the budget."""
         examples = self.cell.task.validation[: self.cell.budget.validation_examples]
-        answers = [to_answer(self.cell, examples[a.index], a) for batch in self.answer(examples) for a in batch]
-        name = self.cell.task.primary_metric
-        return score(self.cell.task, answers, [name]).corpus[name]
+        return self.score(examples, self.requests(examples))
 
-    def answer(self, examples: Sequence[Example], done: Collection[int] = ()) -> Iterator[list[Answered]]:
-        """Answers batch by batch; a batch whose examples are all in `done` is passed over."""
-        found = self.retriever.find(examples)
+    def score(self, examples: Sequence[Example], requests: Sequence[Request]) -> float:
+        """The task's primary metric on the answers to `requests`. Raises `BenchError` where it is undefined on all of them."""
+        answered = sorted((a for batch in self.answer(requests) for a in batch), key=lambda a: a.index)
+        name = self.cell.task.primary_metric
+        value = score(self.cell.task, to_answers(self.cell.task, examples, answered), [name]).corpus.get(name)
+        if value is None:
+            raise BenchError(f"task {self.cell.task.name}: {name} is undefined on the validation examples")
+        return value
+
+    def requests(self, examples: Sequence[Example], read: bool = True) -> list[Request]:
+        """What the model is asked for each example; `read`: with what the strategy retrieves."""
+        found = self.retriever.find(examples) if read else None
         passages = [f.passages for f in found] if found else [()] * len(examples)
         prompts = build_prompts(self.model, self.cell.task, examples, self.shots, passages)
+        return [Request(p, found[i] if found else None) for i, p in enumerate(prompts)]
+
+    def answer(self, requests: Sequence[Request], done: Collection[int] = ()) -> Iterator[list[Answered]]:
+        """Answers batch by batch; a batch whose requests are all in `done` is passed over."""
         self.model.network.eval()  # dropout off
         shape = shape_of(self.model.network)
-        for batch in self.model.generate([p.ids for p in prompts], self.cell.task.config.max_new_tokens, skip=done):
+        for batch in self.model.generate([r.prompt.ids for r in requests], self.cell.task.config.max_new_tokens, skip=done):
             for _, g in batch:
                 self.meter.add_flops(generation_flops(shape, g.prompt_tokens, g.completion_tokens, g.cached_tokens))
-            yield [Answered(i, g, prompts[i], found[i] if found else None) for i, g in batch]
+            yield [Answered(i, g, requests[i]) for i, g in batch]
 
 
-def to_answer(cell: Cell, example: Example, answered: Answered) -> Answer:
-    """What the metrics need of an answer."""
-    texts = {p.id: p.text for p in cell.task.corpus} if example.evidence else {}
-    evidence = "\n".join(texts[i] for i in example.evidence) if example.evidence else None
-    if cell.task.config.kind == "summarization":
-        evidence = example.input
-    retrieved = answered.found.document_ids if answered.found else None
-    return Answer(example, answered.generation.text, retrieved, evidence)
+def to_answers(task: Task, examples: Sequence[Example], answered: Sequence[Answered]) -> list[Answer]:
+    """What the metrics need of answers: with the text that each should rest on."""
+    texts = {p.id: p.text for p in task.corpus}
+    answers = []
+    for example, a in zip(examples, answered, strict=True):
+        evidence = "\n".join(texts[i] for i in example.evidence) if example.evidence else None
+        if task.config.kind == "summarization":
+            evidence = example.input
+        found = a.request.found
+        answers.append(Answer(example, a.generation.text, found.document_ids if found else None, evidence))
+    return answers
 
 
 def search(cell: Cell, stores: Path, meter: Meter, report: Report) -> tuple[Fitted, list[Trial]]:

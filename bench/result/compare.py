@@ -1,0 +1,221 @@
+"""Scores of arms on the same items: intervals over items and seeds, and paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.metric.text import label_key
+from bench.result.arms import Arm
+from bench.result.schema import Item
+from bench.result.statistics import (
+    Difference,
+    FloatArray,
+    Interval,
+    PooledInterval,
+    add_seed_variance,
+    bootstrap_interval,
+    macro_f1_of_sums,
+    macro_f1_rows,
+    paired_difference,
+    paired_statistic_difference,
+    pooled_seed_variance,
+    seed_pooled_interval,
+    seed_variances,
+)
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """The primary metric of an arm on a set of items."""
+
+    ids: tuple[str, ...]
+    clusters: tuple[str, ...]
+    table: FloatArray
+    """(seeds, items), NaN where undefined; (seeds, items, k) rows of sums where the metric is macro F1."""
+    values: FloatArray
+    """(seeds,): the metric of each seed."""
+
+    @property
+    def is_mean(self) -> bool:
+        return self.table.ndim == 2
+
+
+def p_of_no_difference(best: Arm, other: Arm, a: ArmScores | None, b: ArmScores | None, noise: SeedNoise) -> float:
+    """p of no difference between two arms; 1 where they share no item or the metric cannot be computed again from items."""
+    if a is None or b is None:
+        return 1.0
+    both = [i for i in a.ids if i in set(b.ids)]
+    if not both or a.table.shape[2:] != b.table.shape[2:] or not (a.table.size and b.table.size):
+        return 1.0
+    at_a, at_b = _places(a.ids, both), _places(b.ids, both)
+    clusters = [a.clusters[i] for i in at_a]
+    seeds, freedom = _seed_part([(noise[arm.family], len(s.table), arm.family) for arm, s in ((best, a), (other, b))])
+    found: Difference
+    if a.is_mean:
+        found = paired_difference(_item_means(a.table)[at_a], _item_means(b.table)[at_b], clusters, seed_variance=seeds, df=freedom)
+    else:
+        rows_a, rows_b = _same_seeds(a.table[:, at_a], b.table[:, at_b])
+        found = paired_statistic_difference(macro_f1_of_sums, rows_a, rows_b, clusters, seed_variance=seeds, df=freedom)
+    return found.p
+
+
+def _seed_part(sides: Sequence[tuple[tuple[float, int], int, str]]) -> tuple[float, int]:
+    """(variance, df) that seeds add to a difference; each side is ((excess, df), seeds, family).
+
+    Two sides of one family share one estimate; of two families the degrees of freedom are Satterthwaite's.
+    """
+    parts: dict[str, tuple[float, int]] = {}
+    for (excess, df), n_seeds, family in sides:
+        if n_seeds > 1 and df:
+            parts[family] = (parts.get(family, (0.0, df))[0] + excess / n_seeds, df)
+    total = sum(v for v, _ in parts.values())
+    if not total:
+        return 0.0, max((df for _, df in parts.values()), default=0)
+    return total, max(1, int(total**2 / sum(v**2 / df for v, df in parts.values())))
+
+
+def _same_seeds(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Both with the same number of seeds: a single one stands for all of the other's, else those in excess are left out."""
+    if len(a) == 1:
+        a = np.repeat(a, len(b), axis=0)
+    if len(b) == 1:
+        b = np.repeat(b, len(a), axis=0)
+    least = min(len(a), len(b))
+    return a[:least], b[:least]
+
+
+def score_group(group: Sequence[Arm], name: str | None = None, wanted: str | None = None) -> list[ArmScores | None]:
+    """The primary metric of each arm on the items whose slice ``name`` is ``wanted``, None where it has none."""
+    gold = sorted({label_key(target) for arm in group for items in arm.items for item in items.values() for target in item.targets})
+    return [_score_arm(arm, gold, lambda item: name is None or item.slices.get(name) == wanted) for arm in group]
+
+
+def _score_arm(arm: Arm, labels: Sequence[str], chosen: Callable[[Item], bool]) -> ArmScores | None:
+    metric = arm.primary_metric
+    if metric is None or not arm.items:
+        return None
+    shared = [item for item in arm.items[0].values() if chosen(item) and all(item.id in other for other in arm.items)]
+    if not shared:
+        return None
+    ids, clusters = tuple(item.id for item in shared), tuple(item.cluster for item in shared)
+    by_seed = [[items[i] for i in ids] for items in arm.items]
+    if metric == "macro_f1":
+        rows = np.stack([_macro_f1_rows(items, labels) for items in by_seed])
+        return ArmScores(ids, clusters, rows, macro_f1_of_sums(rows.sum(axis=1)))
+    table = np.array([[item.scores.get(metric, math.nan) for item in items] for items in by_seed])
+    if np.isfinite(table).any(axis=1).all():
+        return ArmScores(ids, clusters, table, np.nanmean(table, axis=1))
+    values = [record.metrics[metric].value for record in arm.ok if metric in record.metrics]
+    return ArmScores(ids, clusters, np.empty((len(values), 0)), np.array(values)) if len(values) == len(arm.ok) else None
+
+
+def _macro_f1_rows(items: Sequence[Item], labels: Sequence[str]) -> FloatArray:
+    said = [label_key(item.prediction) for item in items]
+    golds = [[label_key(target) for target in item.targets] for item in items]
+    return macro_f1_rows([s if s in g or not g else g[0] for s, g in zip(said, golds, strict=True)], said, labels)
+
+
+SeedNoise = Mapping[str, tuple[float, int]]
+"""Family of strategies -> (excess, df) of its seeds."""
+
+
+def _families(group: Sequence[Arm], scored: Sequence[ArmScores | None]) -> dict[str, list[ArmScores]]:
+    found: dict[str, list[ArmScores]] = {arm.family: [] for arm in group}
+    for arm, scores in zip(group, scored, strict=True):
+        if scores is not None:
+            found[arm.family].append(scores)
+    return found
+
+
+def seed_noise(group: Sequence[Arm], scored: Sequence[ArmScores | None]) -> SeedNoise:
+    """(excess, df) of the seeds, pooled over the strategies of one task that are of one family (protocol: pool like with like)."""
+    return {family: _pooled(members) for family, members in _families(group, scored).items()}
+
+
+def _pooled(scored: Sequence[ArmScores]) -> tuple[float, int]:
+    means = [s for s in scored if s.is_mean and s.table.size]
+    if means:
+        return pooled_seed_variance([s.table for s in means], [s.clusters for s in means])
+    # No item scores, so the part that items explain is unknown: all of the variance between seeds counts.
+    several = [s.values for s in scored if len(s.values) > 1]
+    df = sum(len(values) - 1 for values in several)
+    return (sum(float(values.var(ddof=1)) * (len(values) - 1) for values in several) / df, df) if df else (0.0, 0)
+
+
+def noise_ratio(group: Sequence[Arm], scored: Sequence[ArmScores | None]) -> float:
+    """Largest over smallest variance between seeds in a family of a task; above 9 pooling hides a noisy strategy."""
+    ratios = [r for members in _families(group, scored).values() if not math.isnan(r := _ratio(members))]
+    return max(ratios, default=math.nan)
+
+
+def _ratio(scored: Sequence[ArmScores]) -> float:
+    found = []
+    for scores in scored:
+        if len(scores.values) > 1:
+            mean = scores.is_mean and scores.table.size
+            found.append(seed_variances(scores.table, scores.clusters)[0] if mean else float(scores.values.var(ddof=1)))
+    if len(found) < 2 or max(found) == 0:
+        return math.nan
+    return max(found) / min(found) if min(found) > 0 else math.inf
+
+
+def interval_of(arm: Arm, scores: ArmScores, noise: tuple[float, int], slice_name: str | None = None) -> PooledInterval:
+    excess, df = noise
+    if scores.is_mean and scores.table.size:
+        table = dict(enumerate(scores.table))
+        found = seed_pooled_interval(table, scores.clusters, excess, df, clip=_is_share(scores.table))
+        return found._replace(value=float(scores.values.mean()))
+    value = float(scores.values.mean())
+    if scores.table.size:
+        # One row per item, the seeds side by side: resampling a cluster takes its answers of all seeds.
+        rows = np.concatenate(list(scores.table), axis=1)
+        n_seeds = len(scores.table)
+
+        def statistic(sums: FloatArray) -> FloatArray:
+            return np.asarray(np.mean([macro_f1_of_sums(part) for part in np.split(sums, n_seeds, axis=-1)], axis=0))
+
+        _, low, high = bootstrap_interval(statistic, rows, scores.clusters, of_sums=True)
+    else:
+        low, high = _recorded_interval(arm, slice_name)
+    if low is None or high is None:
+        return PooledInterval(value, None, None, True)
+    if len(scores.values) < 2 or df < 1:
+        return PooledInterval(value, low, high, True)
+    freedom = min(df, max(1, len(set(scores.clusters)) - 1))
+    _, low, high = add_seed_variance(Interval(value, low, high), excess / len(scores.values), freedom)
+    if scores.table.size and low is not None and high is not None:
+        low, high = max(0.0, low), min(1.0, high)  # macro F1 is a share; of other metrics the range is unknown
+    return PooledInterval(value, low, high, False)
+
+
+def _recorded_interval(arm: Arm, slice_name: str | None) -> tuple[float | None, float | None]:
+    """Mean over seeds of the bounds in the records, for a metric that items alone do not give."""
+    metric = arm.primary_metric or ""
+    entries = [(r.metrics if slice_name is None else r.slices.get(slice_name, {})).get(metric) for r in arm.ok]
+    lows = [e.ci_low for e in entries if e is not None and e.ci_low is not None]
+    highs = [e.ci_high for e in entries if e is not None and e.ci_high is not None]
+    if not lows or len(lows) != len(arm.ok) or len(highs) != len(arm.ok):
+        return None, None
+    return float(np.mean(lows)), float(np.mean(highs))
+
+
+def _item_means(table: FloatArray) -> FloatArray:
+    """Mean over seeds of each item's score, NaN where it is defined for none."""
+    counts = np.isfinite(table).sum(axis=0)
+    return np.where(counts > 0, np.nansum(table, axis=0) / np.maximum(counts, 1), np.nan)
+
+
+def _places(ids: Sequence[str], wanted: Sequence[str]) -> NDArray[np.intp]:
+    where = {name: place for place, name in enumerate(ids)}
+    return np.array([where[name] for name in wanted], dtype=np.intp)
+
+
+def _is_share(table: FloatArray) -> bool:
+    """Whether all scores are in [0, 1], so that an interval is cut there."""
+    known = table[np.isfinite(table)]
+    return bool(((known >= 0) & (known <= 1)).all())
