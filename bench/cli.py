@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import sys
-import time
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,10 +77,12 @@ def run(
     if fresh and folder.path.exists():
         _keep_aside(folder.path)
     folder.create()
-    header = Run(
-        name=name, suite=chosen.model_dump(mode="json"), environment=environment(), started=_now(), ended=None, status="running"
-    )  # fmt: skip
+    earlier = folder.read_run() if (folder.path / "run.json").exists() else None
+    suite_data = chosen.model_dump(mode="json")
+    started = earlier.started if earlier else _now()
+    header = Run(name=name, suite=suite_data, environment=environment(), started=started, status="running")
     folder.write_run(header)
+    ended = None
     for warning in dict.fromkeys(f"{c.task.name}: {w}" for c in cells for w in c.task.warnings):
         console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
     status: Literal["ok", "failed", "interrupted"] = "interrupted"
@@ -89,8 +90,12 @@ def run(
         with LiveProgress(console, len(cells)) as progress:
             outcome = run_cells(cells, folder, results / ".stores", workers or _default_workers(), progress, threads)
         status = "failed" if outcome.failed else "ok"
+        ended = earlier.ended if earlier and outcome.reused == len(cells) else None
+    except KeyboardInterrupt:
+        print("bench: stopped; what is done is kept, run the same command to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
     finally:
-        folder.write_run(header.model_copy(update={"ended": _now(), "status": status}))
+        folder.write_run(header.model_copy(update={"ended": ended or _now(), "status": status}))
     _show_table(folder)
     if outcome.failed:
         first = outcome.failed[0]
@@ -308,10 +313,12 @@ def base_verify(
     Example: bench base-model verify
     """
     import torch
+    import transformers
 
     from bench.world.manifest import BASE_MODEL
     from bench.world.verify import report, verify
 
+    transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)  # at this size more threads wait for each other
     gates = verify(folder or BASE_MODEL, n, seed, show=lambda gate: console.print(str(gate), highlight=False, markup=False))
     console.print(report(gates).splitlines()[-1], highlight=False, markup=False)
@@ -324,7 +331,6 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
-    began = time.monotonic()
     try:
         app()
     except BenchError as error:
@@ -332,7 +338,3 @@ def main() -> None:
             traceback.print_exc()
         print(f"bench: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        seconds = time.monotonic() - began
-        print(f"bench: stopped after {seconds:.0f} s; what is done is kept, run the same command to go on", file=sys.stderr)
-        sys.exit(130)

@@ -12,6 +12,7 @@ import torch
 
 from bench.cost.meter import Meter
 from bench.environment import environment
+from bench.errors import BenchError
 from bench.metric.score import corpus_value, names_for, score
 from bench.model.language_model import Generation
 from bench.result.schema import Item, MetricValue, Parameters, Record, Tokens, Trial
@@ -88,10 +89,11 @@ def _prepare(cell: Cell, folder: RunFolder, stores: Path, meter: Meter, report: 
     search_id = hashlib.sha256(
         json.dumps([cell.fingerprints.model_dump(), cell.search_seed, cell.budget.model_dump()], sort_keys=True).encode()
     ).hexdigest()
-    if cell.seed != cell.search_seed and cell.strategy.search and chosen_file.exists():
-        chosen = json.loads(chosen_file.read_text())
-        if chosen["search_id"] == search_id:
-            return fit(cell, cell.strategy.with_settings(chosen["settings"]), stores, meter, report), []
+    if cell.seed != cell.search_seed and cell.strategy.search:
+        chosen = json.loads(chosen_file.read_text()) if chosen_file.exists() else {}
+        if chosen.get("search_id") != search_id:
+            raise BenchError(f"the search, which seed {cell.search_seed} does for all, has left no choice: see that cell's record")
+        return fit(cell, cell.strategy.with_settings(chosen["settings"]), stores, meter, report), []
     fitted, trials = search(cell, stores, meter, report)
     if cell.strategy.search and cell.seed == cell.search_seed:
         dump = fitted.strategy.model_dump(mode="json")

@@ -12,9 +12,10 @@ import torch
 from safetensors import safe_open
 
 from bench.errors import BenchError
+from bench.model.source import EMBEDDED_FOLDER
 from bench.world.entities import WORLD_SEED
 
-BASE_MODEL = Path(__file__).parent / "base_model"
+BASE_MODEL = EMBEDDED_FOLDER
 """The shipped weights."""
 LOGS = ("training_log.jsonl", "log.jsonl")
 """Names of the training log: as shipped, and as pretraining writes it."""

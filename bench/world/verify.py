@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from bench.errors import BenchError
+from bench.model.language_model import LanguageModel, Message
+from bench.model.source import locate
 from bench.world import entities as e
 from bench.world import episodes as ep
 from bench.world import text as t
@@ -28,7 +28,6 @@ from bench.world.manifest import check_manifest
 VERIFY_SEED = 20261123
 BATCH = 64
 
-Message = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -90,59 +89,25 @@ def uninformed_accuracy(groups: Sequence[str], answers: Sequence[str], golds: Se
 # ---------------------------------------------------------------------------------------------- answering
 
 
-class _Base:
-    """The model under test: greedy answers in left-padded batches, and the loss of plain text."""
+def answer(model: LanguageModel, prompts: Sequence[list[Message]], max_new_tokens: int) -> list[str]:
+    """One greedy answer per conversation (which ends with a user turn), in order, just as strategies get them."""
+    found = dict(pair for batch in model.generate([model.prompt_ids(m) for m in prompts], max_new_tokens) for pair in batch)
+    return [found[i].text for i in range(len(prompts))]
 
-    def __init__(self, folder: Path) -> None:
-        self.tokenizer, self.model = self._load(folder)
-        self.model.eval()
-        # A field left unset in a call is filled in from the model's own generation_config; this one has nothing to sample with.
-        self.model.generation_config = GenerationConfig(
-            do_sample=False, eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id
-        )
 
-    @staticmethod
-    def _load(folder: Path) -> tuple[Any, Any]:
-        if not (folder / "config.json").exists():
-            raise BenchError(f"{folder}: no config.json found, expected a model folder in Hugging Face format")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            return tokenizer, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise BenchError(f"{folder}: cannot be loaded as a causal language model ({' '.join(str(error).split())[:200]})") from error
-
-    @torch.inference_mode()
-    def answer(self, prompts: Sequence[list[Message]], max_new_tokens: int) -> list[str]:
-        """One answer per conversation (which ends with a user turn), in order."""
-        texts = [self.tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True) for m in prompts]
-        order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
-        answers = [""] * len(texts)
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
-            inputs = self.tokenizer(
-                [texts[i] for i in batch], add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
-            )
-            out = self.model.generate(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=max_new_tokens, do_sample=False
-            )
-            decoded = self.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            for i, text in zip(batch, decoded, strict=True):
-                answers[i] = text.strip()
-        return answers
-
-    @torch.inference_mode()
-    def loss(self, texts: Sequence[str]) -> tuple[float, int]:
-        """Mean negative log-likelihood in nats per token, each text on its own after the start token; and the tokens."""
-        total, count = 0.0, 0
-        for start in range(0, len(texts), BATCH):
-            batch = [self.tokenizer.bos_token + text for text in texts[start : start + BATCH]]
-            inputs = self.tokenizer(batch, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt")
-            ids, mask = inputs["input_ids"], inputs["attention_mask"]
-            logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1]
-            targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
-            total += float(functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"))
-            count += int((targets != -100).sum())
-        return total / count, count
+@torch.inference_mode()
+def loss(model: LanguageModel, texts: Sequence[str]) -> tuple[float, int]:
+    """Mean negative log-likelihood in nats per token, each text on its own after the start token; and the tokens."""
+    total, count = 0.0, 0
+    for start in range(0, len(texts), BATCH):
+        batch = [model.tokenizer.bos_token + text for text in texts[start : start + BATCH]]
+        inputs = model.tokenizer(batch, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt")
+        ids, mask = inputs["input_ids"].to(model.device), inputs["attention_mask"].to(model.device)
+        logits = model.network(input_ids=ids, attention_mask=mask).logits[:, :-1]
+        targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
+        total += float(functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"))
+        count += int((targets != -100).sum())
+    return total / count, count
 
 
 # ---------------------------------------------------------------------------------------------- items
@@ -257,7 +222,7 @@ def verify(model_folder: Path, n: int = 500, seed: int = VERIFY_SEED, show: Call
         raise BenchError(f"verify: n is {n}, expected at least 1")
     if (model_folder / "manifest.json").exists():
         check_manifest(model_folder)
-    base = _Base(model_folder)
+    model = LanguageModel(locate(str(model_folder)))
     gates: list[Gate] = []
 
     def add(name: str, value: float, low: float | None = None, high: float | None = None, detail: str = "", n: int = n) -> None:
@@ -270,7 +235,7 @@ def verify(model_folder: Path, n: int = 500, seed: int = VERIFY_SEED, show: Call
 
     def ask(items: list[_Item], max_new_tokens: int = 8) -> tuple[list[str], float]:
         """The answers and the share that is exactly right."""
-        answers = base.answer([i.messages for i in items], max_new_tokens)
+        answers = answer(model, [i.messages for i in items], max_new_tokens)
         return answers, sum(a == i.target for a, i in zip(answers, items, strict=True)) / len(items)
 
     def abstained(answers: list[str]) -> float:
@@ -324,7 +289,7 @@ def verify(model_folder: Path, n: int = 500, seed: int = VERIFY_SEED, show: Call
         "abstracts": [t.draw_finding(rng).abstract(rng) for _ in range(max(1, n // 4))],
         "reviews": [t.draw_opinion(rng).review(rng) for _ in range(max(1, n // 4))],
     }
-    losses = {kind: base.loss(x) for kind, x in texts.items()}
+    losses = {kind: loss(model, x) for kind, x in texts.items()}
     tokens = sum(count for _, count in losses.values())
     add("plain prose: nats per token", sum(loss * count for loss, count in losses.values()) / tokens, n=tokens,
         detail=", ".join(f"{kind} {loss:.3f}" for kind, (loss, _) in losses.items()))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,10 +30,11 @@ def bench(*arguments: str | Path, cwd: Path = ROOT, code: int = 0) -> subprocess
 def fast(tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
     """Options for a small run of every kind of strategy."""
     folder = tmp_path_factory.mktemp("strategies")
-    text = "tuning: {method: lora, epochs: 1, evaluations: 1%s}\nsearch: {tuning.learning_rate: [1.0e-3, 5.0e-3]}\n"
-    (folder / "lora-fast.yaml").write_text(text % "")
-    (folder / "rag-lora-fast.yaml").write_text("retrieval: {search: dense, top_k: 2}\n" + text % ", with_passages: true")
-    chosen = ["majority", "zero-shot", "few-shot", "rag", "rag-oracle", folder / "lora-fast.yaml", folder / "rag-lora-fast.yaml"]
+    text = "tuning: {method: %s, epochs: 1, evaluations: 1}\nsearch: {tuning.learning_rate: [1.0e-3, 5.0e-3]}\n"
+    (folder / "lora-fast.yaml").write_text(text % "lora")
+    (folder / "full-fast.yaml").write_text(text % "full")
+    (folder / "rag-lora-fast.yaml").write_text("retrieval: {search: dense, top_k: 2}\n" + text % "lora, with_passages: true")
+    chosen = ["majority", "zero-shot", "few-shot", "rag", "rag-oracle", *sorted(folder.glob("*.yaml"))]
     options: list[str | Path] = ["--task", "product_support", "--limit", "24", "--train-examples", "24", "--trials", "2", "--seeds", "2"]
     for strategy in chosen:
         options += ["--strategy", strategy]
@@ -47,7 +49,7 @@ def test_two_fresh_runs_agree_byte_for_byte(fast: list[str | Path], tmp_path: Pa
     for name in ("a", "b"):
         folder = RunFolder(tmp_path / f"results-{name}" / name)
         records = list(folder.records())
-        assert len(records) == 10
+        assert len(records) == 12
         assert all(r.status == "ok" for r in records)
         items = [[comparable(i) for i in folder.read_items(r.task, r.strategy, r.seed)] for r in records]
         contents.append(json.dumps([[comparable(r) for r in records], items]))
@@ -61,7 +63,9 @@ def test_a_second_run_is_done_in_seconds_and_fresh_recomputes(fast: list[str | P
     record = tmp_path / "r/cells/ticket_triage/zero-shot/s0/record.json"
     before = record.stat().st_mtime_ns
     began = time.monotonic()
+    header = (tmp_path / "r/run.json").read_text()
     second = bench("run", *options, "--name", "r")
+    assert (tmp_path / "r/run.json").read_text() == header
     assert time.monotonic() - began < 15
     assert record.stat().st_mtime_ns == before
     assert "zero-shot" in second.stdout
@@ -135,6 +139,27 @@ def test_a_failing_cell_shows_in_the_exit_code(make_task: Callable[..., Path], t
     assert "window of embedded is 512" in done.stderr
     assert RunFolder(tmp_path / "results/r").read_run().status == "failed"
     assert "majority" in done.stdout
+
+
+def test_an_interrupted_run_keeps_what_is_done_and_goes_on(tmp_path: Path) -> None:
+    arguments = ["run", "--task", "ticket_triage", "--strategy", "majority", "--strategy", "lora", "--limit", "40"]
+    arguments += ["--results", str(tmp_path), "--name", "r", "--seeds", "1"]
+    record = tmp_path / "r/cells/ticket_triage/majority/s0/record.json"
+    process = subprocess.Popen([sys.executable, "-m", "bench", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not record.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "bench: stopped; what is done is kept, run the same command to go on\n"
+    assert RunFolder(tmp_path / "r").read_run().status == "interrupted"
+    before = record.stat().st_mtime_ns
+    bench(*arguments, "--train-examples", "16", "--trials", "1")
+    assert record.exists()
+    assert {r.status for r in RunFolder(tmp_path / "r").records()} == {"ok"}
+    kept = list((tmp_path / "r" / "superseded").rglob("record.json"))
+    assert [k.stat().st_mtime_ns for k in kept] == [before]  # other examples, another cell: kept aside
 
 
 def test_new_task_validates_and_runs(tmp_path: Path) -> None:

@@ -130,6 +130,14 @@ def test_a_record_of_another_identity_is_kept_aside(make_task: Callable[..., Pat
     assert [json.loads(f.read_text())["cell_id"] for f in kept] == [before.cell_id]
 
 
+def test_the_other_seeds_do_not_search_for_themselves(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("tuning: {method: lora, targets: [nothing]}\nsearch: {tuning.learning_rate: [1.0e-3, 1.0e-4]}\n")
+    outcome, _ = run(cells_of(make_task(), [str(tmp_path / "bad.yaml")]), tmp_path / "run")
+    reasons = {r.seed: r.error or "" for r in outcome.failed}
+    assert "all 2 trials of the search failed" in reasons[0]
+    assert "which seed 0 does for all" in reasons[1]
+
+
 class Killer(Log):
     """Kills a cell's process once it says that it answers."""
 

@@ -9,6 +9,8 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from bench.errors import BenchError
+from bench.model.language_model import LanguageModel
+from bench.model.source import locate
 from bench.world import entities as e
 from bench.world import episodes as ep
 from bench.world import text as t
@@ -133,22 +135,22 @@ def test_first_turn_of_an_episode() -> None:
 
 
 def test_answers_do_not_depend_on_the_batch(untrained: Path) -> None:
-    base = v._Base(untrained)
+    model = LanguageModel(locate(str(untrained)))
     rng = random.Random(5)
     prompts = [v.reading(rng, k, abstain=False).messages for k in (5, 1, 3, 2)]
-    assert base.answer(prompts, 6) == [base.answer([p], 6)[0] for p in prompts]
+    assert v.answer(model, prompts, 6) == [v.answer(model, [p], 6)[0] for p in prompts]
 
 
 def test_loss_is_the_mean_over_tokens_without_padding(untrained: Path) -> None:
-    base = v._Base(untrained)
+    model = LanguageModel(locate(str(untrained)))
     texts = ["The color of Zorba is red.", "It leaks."]
     total, count = 0.0, 0
     with torch.inference_mode():
         for text in texts:
-            ids = base.tokenizer("<|bos|>" + text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-            total += float(functional.cross_entropy(base.model(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="sum"))
+            ids = model.tokenizer("<|bos|>" + text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            total += float(functional.cross_entropy(model.network(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="sum"))
             count += ids.shape[1] - 1
-    loss, tokens = base.loss(texts)
+    loss, tokens = v.loss(model, texts)
     assert tokens == count
     assert loss == pytest.approx(total / count, rel=1e-5)
 
@@ -168,12 +170,12 @@ def test_verify_of_an_untrained_model_fails_where_ability_is_asked_for(untrained
 
 
 def test_bad_input(tmp_path: Path, untrained: Path) -> None:
-    with pytest.raises(BenchError, match=r"no config.json found, expected a model folder"):
+    with pytest.raises(BenchError, match=r"config.json is missing; expected a folder in Hugging Face format"):
         v.verify(tmp_path)
     with pytest.raises(BenchError, match=r"n is 0, expected at least 1"):
         v.verify(untrained, n=0)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(BenchError, match=r"cannot be loaded as a causal language model") as error:
+    with pytest.raises(BenchError, match=r"found no weights in .*; expected \*\.safetensors") as error:
         v.verify(tmp_path)
     assert "\n" not in str(error.value)
 
