@@ -287,12 +287,12 @@ def make_tasks(
 @base_app.command("train")
 def base_train(
     folder: Annotated[Path, typer.Argument(help="Working folder; an unfinished training there is resumed.")],
-    tokens: Annotated[float, typer.Option(help="Token budget.")] = 36e6,
+    tokens: Annotated[float, typer.Option(help="Token budget; the default is that of the shipped weights.")] = 34e6,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
     """Pretrain the embedded base model from scratch (about an hour on two cores).
 
-    Example: bench base-model train /tmp/base --tokens 36e6
+    Example: bench base-model train /tmp/base
     """
     import torch
 
