@@ -7,14 +7,16 @@ import json
 import os
 import sys
 import traceback
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from bench.errors import BenchError, did_you_mean
+
+if TYPE_CHECKING:
+    from bench.result.store import RunFolder
 
 app = typer.Typer(
     help="Compare ways of adapting a language model (prompting, RAG, adapters, full fine-tuning) on the same task, with evidence.",
@@ -52,13 +54,8 @@ def run(
 
     Example: bench run --model ./my-model --task tasks/product_support --strategy zero-shot --strategy lora
     """
-    from bench.environment import environment
-    from bench.model.source import locate
-    from bench.result.schema import Run
-    from bench.result.store import RunFolder
-    from bench.run.executor import run_cells
-    from bench.run.progress import LiveProgress
-    from bench.suite import expand, load_suite
+    from bench.run.suite_run import run_suite
+    from bench.suite import load_suite
 
     base = load_suite(suite)
     given: dict[str, Any] = {"model": model, "tasks": task, "strategies": strategy, "limit": limit, "data": data}
@@ -71,56 +68,20 @@ def run(
     stem = Path(suite).stem
     changed = chosen.model_dump_json() != base.model_dump_json()
     name = name or (f"{stem}-{hashlib.sha256(chosen.model_dump_json().encode()).hexdigest()[:8]}" if changed else stem)
-    folder = RunFolder(results / name)
-
-    cells = expand(chosen, locate(chosen.model))
-    if fresh and folder.path.exists():
-        _keep_aside(folder.path)
-    folder.create()
-    earlier = folder.read_run() if (folder.path / "run.json").exists() else None
-    suite_data = chosen.model_dump(mode="json")
-    started = earlier.started if earlier else _now()
-    header = Run(name=name, suite=suite_data, environment=environment(), started=started, status="running")
-    folder.write_run(header)
-    ended = None
-    for warning in dict.fromkeys(f"{c.task.name}: {w}" for c in cells for w in c.task.warnings):
-        console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
-    status: Literal["ok", "failed", "interrupted"] = "interrupted"
-    try:
-        with LiveProgress(console, len(cells)) as progress:
-            outcome = run_cells(cells, folder, results / ".stores", workers or _default_workers(), progress, threads)
-        status = "failed" if outcome.failed else "ok"
-        ended = earlier.ended if earlier and outcome.reused == len(cells) else None
-    except KeyboardInterrupt:
-        print("bench: stopped; what is done is kept, run the same command to go on", file=sys.stderr)
-        raise typer.Exit(130) from None
-    finally:
-        folder.write_run(header.model_copy(update={"ended": ended or _now(), "status": status}))
+    folder, outcome, n_cells = run_suite(chosen, results, name, workers or _default_workers(), threads, fresh, console)
     _show_table(folder)
     if outcome.failed:
         first = outcome.failed[0]
         more = f" (and {len(outcome.failed) - 1} more)" if len(outcome.failed) > 1 else ""
         where = f"{first.task} / {first.strategy} / s{first.seed}"
-        raise BenchError(f"{len(outcome.failed)} of {len(cells)} cells failed: {where}: {first.error}{more}")
+        raise BenchError(f"{len(outcome.failed)} of {n_cells} cells failed: {where}: {first.error}{more}")
 
 
 def _default_workers() -> int:
     return 1 if Path("/dev/nvidia0").exists() else max(1, min(4, os.cpu_count() or 1))
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _keep_aside(path: Path) -> None:
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    try:
-        path.rename(path.with_name(f"{path.name}.before-{stamp}"))
-    except OSError as error:
-        raise BenchError(f"{path}: the earlier run could not be moved aside: {error.strerror}") from error
-
-
-def _show_table(folder: Any) -> None:
+def _show_table(folder: RunFolder) -> None:
     from bench.result.render import print_table
     from bench.result.table import write_table
 

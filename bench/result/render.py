@@ -186,7 +186,7 @@ def _columns(rows: Sequence[Row], by: str) -> list[_Column]:
         _Column("prompt_tokens_per_1000_requests", "tok/1k", "tokens of prompt and completion for 1,000 requests", _tokens),
         _Column("peak_memory_bytes", memory, MEMORY_LEGEND, lambda row: _memory(row, len(kinds) > 1)),
         amount("trainable_params", "trained", "trainable parameters", _count, core=False),
-        amount("artifact_bytes", "artefact", "what has to be kept beside the base model", _bytes, core=False),
+        amount("artifact_bytes", "artifact", "what has to be kept beside the base model", _bytes, core=False),
         _Column("n_seeds", "seeds", "seeds in the means; det.: the answers depend on none", _seeds),
     ]
     # A metric that is the primary one has its column already.

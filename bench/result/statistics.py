@@ -1,6 +1,6 @@
 """Intervals and tests. Items of one cluster (entity, document) are not independent, so everything here works on clusters.
 
-Two claims need two intervals (Bouthillier et al. 2021): "this artefact beats that one" varies over items; "this strategy beats
+Two claims need two intervals (Bouthillier et al. 2021): "this artifact beats that one" varies over items; "this strategy beats
 that one" varies over training seeds as well, and an interval over items alone covers far too rarely. With few seeds the seed
 variance of one strategy is hardly known, so it is pooled over the strategies of a study.
 """
@@ -47,7 +47,7 @@ class Difference:
     high: float | None
     """Interval over the items (clusters), and over the seeds where a seed variance was given."""
     p_sign_flip: float
-    """Two-sided; the two given artefacts, over items."""
+    """Two-sided; the two given artifacts, over items."""
     p_seeds: float | None
     """Two-sided t test over items and seeds; None where no seed variance was given."""
     n: int

@@ -6,7 +6,9 @@ appended as they are produced to ``items.jsonl.partial-<cell_id>``, so that a ki
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import sys
@@ -91,6 +93,27 @@ def comparable(entry: Record | Item) -> dict[str, Any]:
         return {key: value for key, value in plain.items() if key not in VOLATILE_ITEM_FIELDS}
     plain["trials"] = [{key: value for key, value in trial.items() if key not in VOLATILE_TRIAL_FIELDS} for trial in plain["trials"]]
     return {key: value for key, value in plain.items() if key not in VOLATILE_RECORD_FIELDS}
+
+
+@contextlib.contextmanager
+def locked(results: Path, name: str) -> Iterator[None]:
+    """Hold the run `name` of a results folder, so that two commands never write the same cells.
+
+    Raises BenchError where another process holds it, or the folder cannot be written. The system lets go of it when the
+    process ends, however it ends.
+    """
+    path = results / f".{folder_name(name)}.lock"
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BenchError(f"{results / name}: another bench run is at work on it; wait for it, or give another --name") from None
+        yield
 
 
 class RunFolder:

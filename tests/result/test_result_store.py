@@ -18,6 +18,7 @@ from bench.result.store import (
     comparable,
     folder_name,
     json_schemas,
+    locked,
     original_name,
     to_json,
     write_atomic,
@@ -300,3 +301,13 @@ def test_comparable_drops_what_may_differ_and_nothing_else() -> None:
 @pytest.mark.parametrize("name", ["record.schema.json", "item.schema.json", "run.schema.json"])
 def test_committed_json_schemas_are_current(name: str) -> None:
     assert (SCHEMAS / name).read_text(encoding="utf-8") == json_schemas()[name], "run: python -m bench.result.store docs/schema"
+
+
+def test_a_run_is_held_by_one_command_at_a_time(tmp_path: Path) -> None:
+    with locked(tmp_path, "r"):
+        with pytest.raises(BenchError, match=r"r: another bench run is at work on it"), locked(tmp_path, "r"):
+            pass
+        with locked(tmp_path, "other"):
+            pass
+    with locked(tmp_path, "r"):
+        pass

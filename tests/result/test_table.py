@@ -306,7 +306,7 @@ def test_markdown_is_the_golden_one(new_run: NewRun) -> None:
     add(run, make_record("support", "zero-shot", 0, items, deterministic=True), items)
     run.write_record(make_record("support", "lora", 0, [], status="failed", error="out of memory | killed"))
     table = str(render(build_table(run), "md")).split("\n\n")[1]
-    costs = ["trained", "artefact", "seeds |"]
+    costs = ["trained", "artifact", "seeds |"]
     assert [[cell.strip() for cell in line.split(" | ")] for line in table.splitlines() if not line.startswith("|:")] == [
         ["| Strategy", "exact_match [95 %]", "halluc.", "abst.", "set-up", "time/1k", "tok/1k", "peak RSS", *costs],
         ["| zero-shot", "10.0 [4.3, 15.7]", "90.0", "0.0", "0 s", "12 s", "102 k", "1.07 GB", "0", "0 B", "det. |"],

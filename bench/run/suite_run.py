@@ -1,0 +1,67 @@
+"""A suite from its settings to a run folder."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from bench.environment import environment
+from bench.errors import BenchError
+from bench.model.source import locate
+from bench.result.schema import Run
+from bench.result.store import RunFolder, locked
+from bench.run.executor import Outcome, run_cells
+from bench.run.progress import LiveProgress
+from bench.suite import Suite, expand
+
+
+def run_suite(
+    suite: Suite, results: Path, name: str, workers: int, threads: int, fresh: bool, console: Console
+) -> tuple[RunFolder, Outcome, int]:
+    """Run what of the suite is not done yet under `results`/`name`: the folder, what became of its cells, and their number.
+
+    ``fresh``: an earlier run of the name is kept aside and every cell computed. Everything is loaded and checked before the first file
+    is written. Raises `BenchError` for bad input, and SystemExit(130) on Ctrl-C, with what is done kept.
+    """
+    cells = expand(suite, locate(suite.model))
+    folder = RunFolder(results / name)
+    with locked(results, name):
+        if fresh and folder.path.exists():
+            _keep_aside(folder.path)
+        folder.create()
+        earlier = folder.read_run() if (folder.path / "run.json").exists() else None
+        started = earlier.started if earlier else _now()
+        header = Run(name=name, suite=suite.model_dump(mode="json"), environment=environment(), started=started, status="running")
+        folder.write_run(header)
+        for warning in dict.fromkeys(f"{c.task.name}: {w}" for c in cells for w in c.task.warnings):
+            console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
+        status: Literal["ok", "failed", "interrupted"] = "interrupted"
+        ended = None
+        try:
+            with LiveProgress(console, len(cells)) as progress:
+                outcome = run_cells(cells, folder, results / ".stores", workers, progress, threads)
+            status = "failed" if outcome.failed else "ok"
+            # A run that had nothing left to do ended when it did.
+            ended = earlier.ended if earlier and outcome.reused == len(cells) else None
+        except KeyboardInterrupt:
+            print("bench: stopped; what is done is kept, run the same command to go on", file=sys.stderr)
+            sys.exit(130)
+        finally:
+            folder.write_run(header.model_copy(update={"ended": ended or _now(), "status": status}))
+    return folder, outcome, len(cells)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _keep_aside(path: Path) -> None:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    try:
+        path.rename(path.with_name(f"{path.name}.before-{stamp}"))
+    except OSError as error:
+        raise BenchError(f"{path}: the earlier run could not be moved aside: {error.strerror}") from error
