@@ -105,7 +105,7 @@ def _score_arm(arm: Arm, labels: Sequence[str], chosen: Callable[[Item], bool]) 
     ids, clusters = tuple(item.id for item in shared), tuple(item.cluster for item in shared)
     by_seed = [[items[i] for i in ids] for items in arm.items]
     if metric == "macro_f1":
-        rows = np.stack([_macro_f1_rows(items, labels) for items in by_seed])
+        rows = np.stack([rows_for_macro_f1(items, labels) for items in by_seed])
         return ArmScores(ids, clusters, rows, macro_f1_of_sums(rows.sum(axis=1)))
     table = np.array([[item.scores.get(metric, math.nan) for item in items] for items in by_seed])
     if np.isfinite(table).any(axis=1).all():
@@ -114,7 +114,8 @@ def _score_arm(arm: Arm, labels: Sequence[str], chosen: Callable[[Item], bool]) 
     return ArmScores(ids, clusters, np.empty((len(values), 0)), np.array(values)) if len(values) == len(arm.ok) else None
 
 
-def _macro_f1_rows(items: Sequence[Item], labels: Sequence[str]) -> FloatArray:
+def rows_for_macro_f1(items: Sequence[Item], labels: Sequence[str]) -> FloatArray:
+    """Rows whose sum ``macro_f1_of_sums`` takes, with labels compared as the metric does; `labels`: all true ones, normalised."""
     said = [label_key(item.prediction) for item in items]
     golds = [[label_key(target) for target in item.targets] for item in items]
     return macro_f1_rows([s if s in g or not g else g[0] for s, g in zip(said, golds, strict=True)], said, labels)

@@ -14,9 +14,11 @@ from bench.cost.meter import Meter
 from bench.environment import environment
 from bench.errors import BenchError
 from bench.metric.score import corpus_value, names_for, score
+from bench.metric.text import label_key
 from bench.model.language_model import Generation
+from bench.result.compare import rows_for_macro_f1
 from bench.result.schema import Item, MetricValue, Parameters, Record, Tokens, Trial
-from bench.result.statistics import bootstrap_interval, clustered_interval, macro_f1_of_sums, macro_f1_rows
+from bench.result.statistics import bootstrap_interval, clustered_interval, macro_f1_of_sums
 from bench.result.store import RunFolder, write_atomic
 from bench.run.fit import Answered, Fitted, Request, fit, search, to_answers
 from bench.strategy.prompt import Prompt, constant_answer
@@ -188,9 +190,7 @@ def measure(cell: Cell, items: Sequence[Item]) -> dict[str, MetricValue]:
         if value is None:
             continue
         if name == "macro_f1":
-            gold, predicted = [i.targets[0] for i in items], [i.prediction for i in items]
-            labels = sorted({*gold, *predicted})
-            rows = macro_f1_rows(gold, predicted, labels)
+            rows = rows_for_macro_f1(items, sorted({label_key(target) for i in items for target in i.targets}))
             interval = bootstrap_interval(macro_f1_of_sums, rows, [i.cluster for i in items], of_sums=True)
             measured[name] = MetricValue(value=value, ci_low=interval.low, ci_high=interval.high, n_scored=len(items))
             continue
