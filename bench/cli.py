@@ -68,13 +68,13 @@ def run(
     stem = Path(suite).stem
     changed = chosen.model_dump_json() != base.model_dump_json()
     name = name or (f"{stem}-{hashlib.sha256(chosen.model_dump_json().encode()).hexdigest()[:8]}" if changed else stem)
-    folder, outcome, n_cells = run_suite(chosen, results, name, workers or _default_workers(), threads, fresh, console)
+    folder, outcome = run_suite(chosen, results, name, workers or _default_workers(), threads, fresh, console)
     _show_table(folder)
     if outcome.failed:
         first = outcome.failed[0]
         more = f" (and {len(outcome.failed) - 1} more)" if len(outcome.failed) > 1 else ""
         where = f"{first.task} / {first.strategy} / s{first.seed}"
-        raise BenchError(f"{len(outcome.failed)} of {n_cells} cells failed: {where}: {first.error}{more}")
+        raise BenchError(f"{len(outcome.failed)} of {outcome.total} cells failed: {where}: {first.error}{more}")
 
 
 def _default_workers() -> int:
@@ -233,15 +233,16 @@ def doctor() -> None:
 @world_app.command("make-tasks")
 def make_tasks(
     folder: Annotated[Path, typer.Option(help="Folder to write the tasks to.")] = Path("tasks"),
-    seed: Annotated[int, typer.Option(help="Seed of the rows; the default gives the tasks that come with the package.")] = 20261122,
+    seed: Annotated[int | None, typer.Option(help="Seed of the rows; default: that of the tasks that come with the package.")] = None,
 ) -> None:
     """Generate the four embedded tasks; the same seed gives the same bytes.
 
     Example: bench world make-tasks --folder /tmp/tasks --seed 1
     """
+    from bench.world.tasks import TASKS_SEED
     from bench.world.tasks import make_tasks as make
 
-    make(folder, seed)
+    make(folder, TASKS_SEED if seed is None else seed)
     console.print(f"Written: {folder}", highlight=False)
 
 

@@ -59,6 +59,8 @@ class Cell:
     """The unit of work, failure, caching and distribution: (task, model, strategy, seed)."""
 
     cell_id: str
+    search_id: str
+    """As the cell id, without the seed: what the seeds of a strategy share, and with it the choice of their search."""
     task: Task
     model: ModelSource
     strategy_name: str
@@ -143,10 +145,15 @@ def expand(suite: Suite, source: ModelSource) -> list[Cell]:
                     task=task.fingerprint, model=source.fingerprint, tokenizer=source.tokenizer_fingerprint,
                     strategy=strategy.fingerprint, scoring=str(SCORING_VERSION),
                 )  # fmt: skip
-                identity = {
-                    **fingerprints.model_dump(), "pipeline": PIPELINE_VERSION, "seed": seed, "search_seed": suite.seeds[0],
+                common = {
+                    **fingerprints.model_dump(), "pipeline": PIPELINE_VERSION, "search_seed": suite.seeds[0],
                     "budget": suite.budget.model_dump(), "task_name": task.name, "strategy_name": name,
                 }  # fmt: skip
-                searcher, trust = suite.seeds[0], suite.trust_remote_code
-                cells.append(Cell(_sha(identity), task, source, name, strategy, seed, searcher, suite.budget, trust, fingerprints))
+                cells.append(
+                    Cell(
+                        cell_id=_sha(common | {"seed": seed}), search_id=_sha(common), task=task, model=source, strategy_name=name,
+                        strategy=strategy, seed=seed, search_seed=suite.seeds[0], budget=suite.budget,
+                        trust_remote_code=suite.trust_remote_code, fingerprints=fingerprints,
+                    )
+                )
     return cells

@@ -49,7 +49,8 @@ def p_of_no_difference(best: Arm, other: Arm, a: ArmScores | None, b: ArmScores 
     """p of no difference between two arms; 1 where they share no item or the metric cannot be computed again from items."""
     if a is None or b is None:
         return 1.0
-    both = [i for i in a.ids if i in set(b.ids)]
+    others = set(b.ids)
+    both = [i for i in a.ids if i in others]
     if not both or a.table.shape[2:] != b.table.shape[2:] or not (a.table.size and b.table.size):
         return 1.0
     at_a, at_b = _places(a.ids, both), _places(b.ids, both)
@@ -166,6 +167,7 @@ def _ratio(scored: Sequence[ArmScores]) -> float:
 
 
 def interval_of(arm: Arm, scores: ArmScores, noise: tuple[float, int], slice_name: str | None = None) -> PooledInterval:
+    """The arm's value with its interval over items and seeds; `noise`: (excess, df) of its family."""
     excess, df = noise
     if scores.is_mean and scores.table.size:
         table = dict(enumerate(scores.table))

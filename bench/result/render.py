@@ -84,9 +84,8 @@ def print_table(console: Console, table: pd.DataFrame, by: str = "task") -> None
         block.add_column(escape(columns[0].title), overflow="fold", min_width=12)
         for column in columns[1:]:
             block.add_column(escape(column.title), justify="right", no_wrap=True)
-        for row in rows:
-            if row["status"] == "skipped":
-                continue
+        shown = [row for row in rows if row["status"] != "skipped"]
+        for row in shown:
             style = "bold" if _is_clear_best(row) else None
             if row["value"] is None:
                 # A reason is longer than any cell: it goes under the block.
@@ -94,8 +93,8 @@ def print_table(console: Console, table: pd.DataFrame, by: str = "task") -> None
             else:
                 block.add_row(*[escape(column.cell(row)) for column in columns], style=style)
         console.print(block)
-        for row in rows:
-            if row["reason"] and row["status"] != "skipped":
+        for row in shown:
+            if row["reason"]:
                 console.print(f"  {escape(_name(row, by))}: {escape(row['reason'])}", style="red", highlight=False)
         for line in _not_applicable(rows, by):
             console.print(f"  {escape(line)}", style="dim", highlight=False)
@@ -109,9 +108,7 @@ def _markdown(table: pd.DataFrame, by: str) -> str:
         columns = _columns(rows, by)
         shown |= {column.key: f"{column.title}: {column.legend}" for column in columns[1:]}
         body = []
-        for row in rows:
-            if row["status"] == "skipped":
-                continue
+        for row in (row for row in rows if row["status"] != "skipped"):
             cells = [column.cell(row) for column in columns]
             if row["value"] is None:
                 cells = [cells[0], _problem(row), *[""] * (len(cells) - 2)]

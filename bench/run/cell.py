@@ -88,19 +88,16 @@ def _prepare(cell: Cell, folder: RunFolder, stores: Path, meter: Meter, report: 
     if cell.strategy.prompt.constant:
         return None, []
     chosen_file = folder.cell_folder(cell.task.name, cell.strategy_name, cell.search_seed) / "search.json"
-    search_id = hashlib.sha256(
-        json.dumps([cell.fingerprints.model_dump(), cell.search_seed, cell.budget.model_dump()], sort_keys=True).encode()
-    ).hexdigest()
     if cell.seed != cell.search_seed and cell.strategy.search:
         chosen = json.loads(chosen_file.read_text()) if chosen_file.exists() else {}
-        if chosen.get("search_id") != search_id:
+        if chosen.get("search_id") != cell.search_id:
             raise BenchError(f"the search, which seed {cell.search_seed} does for all, has left no choice: see that cell's record")
         return fit(cell, cell.strategy.with_settings(chosen["settings"]), stores, meter, report), []
     fitted, trials = search(cell, stores, meter, report)
     if cell.strategy.search and cell.seed == cell.search_seed:
         dump = fitted.strategy.model_dump(mode="json")
         settings = {axis: dump[axis.split(".")[0]][axis.split(".")[1]] for axis in cell.strategy.search}
-        write_atomic(chosen_file, json.dumps({"search_id": search_id, "settings": settings}, indent=2) + "\n")
+        write_atomic(chosen_file, json.dumps({"search_id": cell.search_id, "settings": settings}, indent=2) + "\n")
     return fitted, trials
 
 

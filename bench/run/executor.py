@@ -35,6 +35,11 @@ class Outcome:
     failed: list[Record] = field(default_factory=list)
     skipped: int = 0
     reused: int = 0
+    """Of the cells that are ok or skipped: those that an earlier run had finished."""
+
+    @property
+    def total(self) -> int:
+        return self.ok + self.skipped + len(self.failed)
 
 
 @dataclass

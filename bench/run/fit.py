@@ -59,6 +59,7 @@ class Fitted:
         with meter.phase("index"):
             self.retriever = Retriever(cell.task, strategy.retrieval, embedder, stores)
         self.shots = draw_shots(cell.task, strategy.prompt.shots, cell.seed)
+        self.validation = cell.task.validation[: cell.budget.validation_examples]
         self.tuned: Tuned | None = None
 
     def tune(self, weights: dict[str, torch.Tensor] | None, report: Report) -> None:
@@ -75,18 +76,16 @@ class Fitted:
         train = [e for e in task.train if e.id not in shown]
         requests = self.requests(train, read=choice.with_passages)
         pairs = [self.model.training_ids(r.prompt.messages, e.targets[0]) for r, e in zip(requests, train, strict=True)]
-        validation = task.validation[: self.cell.budget.validation_examples]
-        asked = self.requests(validation)
+        asked = self.requests(self.validation)
         self.tuned = tune(
-            self.model, choice, pairs, lambda: self.score(validation, asked), self.cell.seed,
+            self.model, choice, pairs, lambda: self.score(self.validation, asked), self.cell.seed,
             on_step=lambda step, total: report(f"tune {step}/{total}"),
         )  # fmt: skip
         self.meter.add_flops(self.tuned.flops)
 
     def validation_score(self) -> float:
         """The task's primary metric on the validation examples of the budget."""
-        examples = self.cell.task.validation[: self.cell.budget.validation_examples]
-        return self.score(examples, self.requests(examples))
+        return self.score(self.validation, self.requests(self.validation))
 
     def score(self, examples: Sequence[Example], requests: Sequence[Request]) -> float:
         """The task's primary metric on the answers to `requests`. Raises `BenchError` where it is undefined on all of them."""

@@ -21,8 +21,8 @@ from bench.suite import Suite, expand
 
 def run_suite(
     suite: Suite, results: Path, name: str, workers: int, threads: int, fresh: bool, console: Console
-) -> tuple[RunFolder, Outcome, int]:
-    """Run what of the suite is not done yet under `results`/`name`: the folder, what became of its cells, and their number.
+) -> tuple[RunFolder, Outcome]:
+    """Run what of the suite is not done yet under `results`/`name`: the folder, and what became of the cells.
 
     ``fresh``: an earlier run of the name is kept aside and every cell computed. Everything is loaded and checked before the first file
     is written. Raises `BenchError` for bad input, and SystemExit(130) on Ctrl-C, with what is done kept.
@@ -46,13 +46,13 @@ def run_suite(
                 outcome = run_cells(cells, folder, results / ".stores", workers, progress, threads)
             status = "failed" if outcome.failed else "ok"
             # A run that had nothing left to do ended when it did.
-            ended = earlier.ended if earlier and outcome.reused == len(cells) else None
+            ended = earlier.ended if earlier and outcome.reused == outcome.total else None
         except KeyboardInterrupt:
             print("bench: stopped; what is done is kept, run the same command to go on", file=sys.stderr)
             sys.exit(130)
         finally:
             folder.write_run(header.model_copy(update={"ended": ended or _now(), "status": status}))
-    return folder, outcome, len(cells)
+    return folder, outcome
 
 
 def _now() -> str:

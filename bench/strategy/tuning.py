@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import tempfile
@@ -122,34 +123,34 @@ def tune(
     due = {round(total * (i + 1) / choice.evaluations) for i in range(choice.evaluations)}
     shape = shape_of(network)
     best: Tuned | None = None
-    step, flops, waited = 0, 0.0, 0
-    while step < total and waited < choice.patience and (best is None or best.validation_score < 1.0):
-        for batch in length_grouped([len(ids) for ids, _ in pairs], choice.batch_size, rng):
-            rate = (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-            for group in optimizer.param_groups:
-                group["lr"] = choice.learning_rate * rate
-            network.train()
-            loss = _loss(model, [pairs[i] for i in batch])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(list(moving.values()), choice.max_gradient_norm)
-            if not math.isfinite(float(norm)):
-                raise BenchError(f"training diverged at step {step + 1} (learning rate {choice.learning_rate}): the gradient is not finite")
-            optimizer.step()
-            flops += sum(training_flops(shape, len(ids), logits_tokens=len(ids) - n) for ids, n in (pairs[i] for i in batch))
-            step += 1
-            if on_step:
-                on_step(step, total)
-            if step in due:
-                network.eval()
-                score = evaluate()
-                if best is None or score > best.validation_score:
-                    weights = {n: p.detach().to("cpu", copy=True) for n, p in moving.items()}
-                    best, waited = Tuned(score, step / per_epoch, 0.0, weights), 0
-                else:
-                    waited += 1
-                if waited >= choice.patience or best.validation_score >= 1.0:
-                    break
+    lengths = [len(ids) for ids, _ in pairs]
+    batches = itertools.chain.from_iterable(length_grouped(lengths, choice.batch_size, rng) for _ in range(choice.epochs))
+    flops, waited = 0.0, 0
+    for step, batch in enumerate(batches):
+        rate = (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+        for group in optimizer.param_groups:
+            group["lr"] = choice.learning_rate * rate
+        network.train()
+        loss = _loss(model, [pairs[i] for i in batch])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(list(moving.values()), choice.max_gradient_norm)
+        if not math.isfinite(float(norm)):
+            raise BenchError(f"training diverged at step {step + 1} (learning rate {choice.learning_rate}): the gradient is not finite")
+        optimizer.step()
+        flops += sum(training_flops(shape, len(ids), logits_tokens=len(ids) - n) for ids, n in (pairs[i] for i in batch))
+        if on_step:
+            on_step(step + 1, total)
+        if step + 1 in due:
+            network.eval()
+            score = evaluate()
+            if best is None or score > best.validation_score:
+                weights = {n: p.detach().to("cpu", copy=True) for n, p in moving.items()}
+                best, waited = Tuned(score, (step + 1) / per_epoch, 0.0, weights), 0
+            else:
+                waited += 1
+            if waited >= choice.patience or best.validation_score >= 1.0:
+                break
     network.eval()
     assert best is not None
     restore(model, best.weights)

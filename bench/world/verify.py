@@ -29,7 +29,6 @@ VERIFY_SEED = 20261123
 BATCH = 64
 
 
-
 @dataclass(frozen=True)
 class Gate:
     """One measured number and the bounds (inclusive) within which it must lie; without bounds it is reported only."""
@@ -291,8 +290,8 @@ def verify(model_folder: Path, n: int = 500, seed: int = VERIFY_SEED, show: Call
     }
     losses = {kind: loss(model, x) for kind, x in texts.items()}
     tokens = sum(count for _, count in losses.values())
-    add("plain prose: nats per token", sum(loss * count for loss, count in losses.values()) / tokens, n=tokens,
-        detail=", ".join(f"{kind} {loss:.3f}" for kind, (loss, _) in losses.items()))
+    add("plain prose: nats per token", sum(nats * count for nats, count in losses.values()) / tokens, n=tokens,
+        detail=", ".join(f"{kind} {nats:.3f}" for kind, (nats, _) in losses.items()))
 
     rng = stream("more")
     for k in (1, 2, 3):

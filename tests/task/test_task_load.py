@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from real_data import shared
 
 from bench.errors import BenchError
 from bench.task.load import load_task
 from bench.task.schema import Task
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data"
 QA = {"kind": "qa", "instruction": "Answer.", "input": "{{ question }}", "target": "answers", "metrics": ["exact_match"]}
 WORDS = ["amber", "basil", "cedar", "dune", "ember", "fjord", "grove", "harbor", "iris", "jade", "kelp", "lotus", "maple", "north", "onyx"]
 
@@ -436,9 +436,7 @@ MEDQUAD = {"target": "answer", "evidence": "context_ids", "cluster": "focus", "m
 
 
 def real(folder: Path, name: str, config: dict[str, Any], **arguments: Any) -> Task:
-    if not (REAL / name).is_dir():
-        pytest.skip(f"the public data set {name} is not at {REAL / name}")
-    return load_task(write(folder, {**config, "data": str(REAL / name)}, train=[], validation=[], test=[]), **arguments)
+    return load_task(write(folder, {**config, "data": str(shared(f"data/{name}"))}, train=[], validation=[], test=[]), **arguments)
 
 
 def test_banking77(tmp_path: Path) -> None:
