@@ -65,10 +65,13 @@ def restore(model: LanguageModel, weights: dict[str, torch.Tensor]) -> None:
 
 
 def artifact_bytes(model: LanguageModel) -> int:
-    """The size of what has to be kept to serve the tuned model, as it is written to disk."""
+    """The size of the weights that have to be kept to serve the tuned model, as they are written to disk.
+
+    Their configuration (about a kilobyte) is left out: it names the base model's path, and a record must not depend on paths.
+    """
     with tempfile.TemporaryDirectory() as folder:
         model.network.save_pretrained(folder)
-        return sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file() and f.suffix != ".md")
+        return sum(f.stat().st_size for f in Path(folder).rglob("*.safetensors"))
 
 
 def length_grouped(lengths: Sequence[int], size: int, rng: random.Random) -> list[list[int]]:

@@ -1,4 +1,6 @@
 import random
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,7 +8,7 @@ import torch
 
 from bench.errors import BenchError
 from bench.model.language_model import LanguageModel
-from bench.model.source import locate
+from bench.model.source import EMBEDDED_FOLDER, locate
 from bench.strategy.spec import TuningChoice
 from bench.strategy.tuning import _loss, artifact_bytes, length_grouped, parameter_counts, restore, tune, wrap
 
@@ -150,3 +152,12 @@ def test_training_stops_when_no_checkpoint_can_be_better(model: Any) -> None:
     asked = []
     tuned = tune(model, choice, pairs(model), lambda: asked.append(1) or 1.0, 0)  # type: ignore[func-returns-value]
     assert (len(asked), tuned.epochs) == (1, 1.0)
+
+
+def test_the_size_of_an_artifact_does_not_depend_on_the_models_path(model: Any, tmp_path: Path) -> None:
+    folder = tmp_path / ("a_long_name" * 8)
+    shutil.copytree(EMBEDDED_FOLDER, folder)
+    other = LanguageModel(locate(str(folder)))
+    for m in (model, other):
+        wrap(m, TuningChoice(method="lora", r=4), 0)
+    assert artifact_bytes(model) == artifact_bytes(other)
