@@ -7,15 +7,18 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench report test check format clean
+.PHONY: help setup bench bench-all report test check format clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## create .venv with the pinned versions (PYTHON=python3.12 picks another Python)
 
 bench: $(INSTALLED)  ## run the default suite and print its table; cells already done are not run again
 	$(BIN)/bench run $(ARGS)
+
+bench-all: $(INSTALLED)  ## run every strategy of the catalogue on three tasks (about an hour on two cores)
+	$(BIN)/bench run all $(ARGS)
 
 report: $(INSTALLED)  ## print the table of the newest run under results/
 	@run=$$(ls -t results/*/run.json 2>/dev/null | grep -v '^results/baseline/' | head -n 1); \

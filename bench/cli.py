@@ -48,6 +48,11 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads per cell; another number rounds sums differently.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Recompute every cell; an earlier run of the name is kept aside.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE over every strategy, such as tuning.batch_size=32; may be repeated.")
+    ] = None,
+    multitask: Annotated[bool, typer.Option("--multitask", help="Train on the examples of all tasks together.")] = False,
+    continue_from: Annotated[str | None, typer.Option(help="Run whose adapters training starts from.")] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings along.")] = False,
 ) -> None:
     """Run a suite and print its table. Finished cells are kept: a second run does only what is missing.
@@ -60,6 +65,8 @@ def run(
     base = load_suite(suite)
     given: dict[str, Any] = {"model": model, "tasks": task, "strategies": strategy, "limit": limit, "data": data}
     given |= {"seeds": list(range(seeds)) if seeds else None, "trust_remote_code": trust_remote_code or None}
+    given |= {"multitask": multitask or None, "continue_from": continue_from}
+    given["settings"] = base.settings | _parsed(set_) if set_ else None
     budget: dict[str, Any] = {k: v for k, v in (("train_examples", train_examples), ("trials", trials)) if v is not None}
     overrides = {k: v for k, v in given.items() if v is not None}
     if budget:
@@ -75,6 +82,21 @@ def run(
         more = f" (and {len(outcome.failed) - 1} more)" if len(outcome.failed) > 1 else ""
         where = f"{first.task} / {first.strategy} / s{first.seed}"
         raise BenchError(f"{len(outcome.failed)} of {outcome.total} cells failed: {where}: {first.error}{more}")
+
+
+def _parsed(settings: list[str]) -> dict[str, Any]:
+    import yaml
+
+    found = {}
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign:
+            raise BenchError(f'--set {setting}: expected KEY=VALUE, such as "tuning.batch_size=32"')
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise BenchError(f"--set {setting}: the value is no valid YAML") from error
+    return found
 
 
 def _default_workers() -> int:
@@ -132,24 +154,34 @@ def show(
     """
     from bench.result.store import RunFolder
 
-    parts = cell.split("/")
-    if len(parts) not in (2, 3) or (len(parts) == 3 and not parts[2].removeprefix("s").isdecimal()):
-        raise BenchError(f'cell "{cell}": expected task/strategy or task/strategy/s0')
     folder = RunFolder(run_folder)
-    seed = int(parts[2].removeprefix("s")) if len(parts) == 3 else 0
-    record = folder.read_record(parts[0], parts[1], seed)
-    if record is None:
-        known = [f"{r.task}/{r.strategy}/s{r.seed}" for r in folder.records()]
-        raise BenchError(f'{run_folder}: no cell "{cell}"; {did_you_mean(cell, known)}')
+    record = folder.read_cell(cell)
     console.print(f"{record.task} / {record.strategy} / s{record.seed}: {record.status} {record.error or ''}", highlight=False)
     for key, value in record.metrics.items():
         console.print(f"  {key}: {value.value:.4f} [{value.ci_low}, {value.ci_high}] n={value.n_scored}", highlight=False, markup=False)
-    items = folder.read_items(parts[0], parts[1], seed) if record.status == "ok" else []
+    items = folder.read_items(record.task, record.strategy, record.seed) if record.status == "ok" else []
     chosen = [i for i in items if i.id == item] if item else items[:limit]
     if item and not chosen:
         raise BenchError(f'{run_folder}: no item "{item}"; {did_you_mean(item, [i.id for i in items])}')
     for entry in chosen:
         console.print_json(json.dumps(entry.model_dump(mode="json"), ensure_ascii=False))
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    cell: Annotated[str, typer.Argument(help="task/strategy or task/strategy/s0")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make.")],
+    merged: Annotated[bool, typer.Option("--merged", help="Put the adapter into the base and write a whole model.")] = False,
+) -> None:
+    """Write a cell's strategy as a folder that answers questions: weights, prompt, index, model card and a script.
+
+    Example: bench export results/default product_support/rag-lora/s0 -o rag-lora
+    """
+    from bench.run.export import export_cell
+
+    export_cell(run_folder, cell, output, merged, lambda text: console.print(text, highlight=False, markup=False, end="\r"))
+    console.print(f'Written: {output}. Try it: python {output}/answer.py "text of the input"', highlight=False, soft_wrap=True)
 
 
 @app.command("list")
@@ -169,7 +201,8 @@ def list_(what: Annotated[str, typer.Argument(help="tasks, strategies, models or
         files = sorted(tasks_folder().glob("*/task.yaml"))
         rows = [(f.parent.name, str((yaml.safe_load(f.read_text()) or {}).get("description", ""))) for f in files]
     elif what == "strategies":
-        rows = [(n, load_strategy(n)[1].description) for n in preset_names()]
+        loaded = [load_strategy(n) for n in preset_names()]
+        rows = [(n, f"{s.family}: {s.description}") for n, s in loaded]
     elif what == "models":
         rows = [("embedded", "The base model that comes with the package; any folder in Hugging Face format or hub id works as well.")]
     elif what == "metrics":
@@ -235,7 +268,7 @@ def make_tasks(
     folder: Annotated[Path, typer.Option(help="Folder to write the tasks to.")] = Path("tasks"),
     seed: Annotated[int | None, typer.Option(help="Seed of the rows; default: that of the tasks that come with the package.")] = None,
 ) -> None:
-    """Generate the four embedded tasks; the same seed gives the same bytes.
+    """Generate the five embedded tasks; the same seed gives the same bytes.
 
     Example: bench world make-tasks --folder /tmp/tasks --seed 1
     """

@@ -35,7 +35,7 @@ def parse_settings(model: type[M], text: str, where: str) -> M:
     try:
         return model(**{str(key): value for key, value in data.items()})
     except ValidationError as error:
-        raise BenchError(f"{where}: {_first_problem(model, error)}") from None
+        raise BenchError(f"{where}: {first_problem(model, error)}") from None
 
 
 def shown(value: object, width: int = 60) -> str:
@@ -44,7 +44,8 @@ def shown(value: object, width: int = 60) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
-def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
+def first_problem(model: type[BaseModel], error: ValidationError) -> str:
+    """What is wrong, in one line."""
     # An unknown key first: a misspelt key is also a missing one, and only the misspelling has a hint.
     problem = min(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
     path = [str(part) for part in problem["loc"]]

@@ -9,19 +9,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import BenchError, did_you_mean
 from bench.metric.score import SCORING_VERSION, check_metrics
 from bench.model.source import EMBEDDED, ModelSource
 from bench.result.schema import Fingerprints
-from bench.settings import parse_settings
-from bench.strategy.spec import Strategy, load_strategy
+from bench.settings import first_problem, parse_settings
+from bench.strategy.spec import Strategy, load_strategy, preset_names
 from bench.task.load import load_task
 from bench.task.schema import Task
 
 # Raise when prompts, training or decoding change in a way that changes answers; part of every cell id.
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 
 
 class Budget(BaseModel):
@@ -45,13 +45,20 @@ class Suite(BaseModel):
     model: str = EMBEDDED
     tasks: list[str] = Field(min_length=1)
     strategies: list[str] = Field(min_length=1)
+    """Presets by name, strategy files by path; ``all`` stands for every preset."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     budget: Budget = Budget()
     limit: int | None = Field(default=None, ge=1)
     """Test items per task; default all."""
     data: str | None = None
     """Folder or hub id of the rows, over the task's own."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Dotted settings laid over those of every strategy, such as ``tuning.batch_size: 32``."""
     trust_remote_code: bool = False
+    multitask: bool = False
+    """Train on the examples of all tasks together; each task is still asked and scored on its own."""
+    continue_from: str | None = None
+    """Folder of an earlier run: training starts from the adapters of its cells of the same task, strategy and seed."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,23 @@ class Cell:
     budget: Budget
     trust_remote_code: bool
     fingerprints: Fingerprints
+    trained_with: tuple[Task, ...] = ()
+    """Other tasks whose examples are trained on together with the cell's own."""
+    continued_from: Path | None = None
+    """The adapter that training starts from."""
+
+    @property
+    def not_applicable(self) -> str | None:
+        """Why the cell has no meaning, or None where it has."""
+        if reason := self.strategy.not_applicable(self.task, self.model.kind):
+            return reason
+        tuning = self.strategy.tuning
+        if self.trained_with and tuning.method != "none":
+            if tuning.objective != "answers":
+                return "preference training is for one task at a time"
+            if tuning.method == "features" or self.model.kind == "encoder":
+                return "a classification head has the labels of one task"
+        return None
 
     @property
     def label(self) -> str:
@@ -129,17 +153,22 @@ def expand(suite: Suite, source: ModelSource) -> list[Cell]:
     """
     if len(set(suite.seeds)) < len(suite.seeds):
         raise BenchError(f"seeds: found {suite.seeds}; expected each seed once")
-    strategies = [load_strategy(s) for s in suite.strategies]
+    strategies = [load_strategy(s) for name in suite.strategies for s in (preset_names() if name == "all" else [name])]
+    if suite.settings:
+        strategies = [(name, _overlaid(name, strategy, suite.settings)) for name, strategy in strategies]
     names = [name for name, _ in strategies]
     if len(set(names)) < len(names):
         raise BenchError(f"strategies: found {names}; expected each name once")
     cells = []
-    folders = [find_task(t) for t in suite.tasks]
-    for folder in folders:
+    tasks = []
+    for folder in [find_task(t) for t in suite.tasks]:
         task = load_task(folder, data=suite.data, limit=suite.limit, train_examples=suite.budget.train_examples)
         check_metrics(task.config.metrics, task.config.kind, f"{folder / 'task.yaml'}: metrics")
+        tasks.append(task)
+    for task in tasks:
         for name, strategy in strategies:
-            once = strategy.deterministic or strategy.not_applicable(task) is not None
+            once = strategy.deterministic or strategy.not_applicable(task, source.kind) is not None
+            together = tuple(t for t in tasks if t is not task) if suite.multitask and strategy.tuning.method != "none" else ()
             for seed in suite.seeds[:1] if once else suite.seeds:
                 fingerprints = Fingerprints(
                     task=task.fingerprint, model=source.fingerprint, tokenizer=source.tokenizer_fingerprint,
@@ -148,12 +177,34 @@ def expand(suite: Suite, source: ModelSource) -> list[Cell]:
                 common = {
                     **fingerprints.model_dump(), "pipeline": PIPELINE_VERSION, "search_seed": suite.seeds[0],
                     "budget": suite.budget.model_dump(), "task_name": task.name, "strategy_name": name,
+                    "trained_with": [t.fingerprint for t in together],
+                    "continued_from": _adapter(suite, task, name, strategy, suite.seeds[0])[1],
                 }  # fmt: skip
+                start, start_hash = _adapter(suite, task, name, strategy, seed)
                 cells.append(
                     Cell(
-                        cell_id=_sha(common | {"seed": seed}), search_id=_sha(common), task=task, model=source, strategy_name=name,
-                        strategy=strategy, seed=seed, search_seed=suite.seeds[0], budget=suite.budget,
-                        trust_remote_code=suite.trust_remote_code, fingerprints=fingerprints,
+                        cell_id=_sha(common | {"seed": seed, "start": start_hash}), search_id=_sha(common), task=task, model=source,
+                        strategy_name=name, strategy=strategy, seed=seed, search_seed=suite.seeds[0], budget=suite.budget,
+                        trust_remote_code=suite.trust_remote_code, fingerprints=fingerprints, trained_with=together, continued_from=start,
                     )
                 )
     return cells
+
+
+def _overlaid(name: str, strategy: Strategy, settings: dict[str, Any]) -> Strategy:
+    try:
+        return strategy.with_settings(settings, keep_search=True)
+    except ValueError as error:
+        reason = first_problem(Strategy, error) if isinstance(error, ValidationError) else str(error)
+        raise BenchError(f"settings: {reason} (strategy {name})") from error
+
+
+def _adapter(suite: Suite, task: Task, name: str, strategy: Strategy, seed: int) -> tuple[Path | None, str | None]:
+    """The adapter that a cell goes on from, and SHA-256 of its weights; `BenchError` where the earlier run has none."""
+    if suite.continue_from is None or strategy.tuning.method in ("none", "features"):
+        return None, None
+    folder = Path(suite.continue_from) / "cells" / task.name / name / f"s{seed}" / "adapter"
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise BenchError(f"continue_from: {folder} has no adapter; expected one of an earlier run of {task.name} / {name} / s{seed}")
+    return folder, hashlib.sha256(b"".join(f.read_bytes() for f in weights)).hexdigest()

@@ -5,6 +5,7 @@ import pytest
 
 from bench.errors import BenchError
 from bench.model.source import locate
+from bench.strategy.spec import preset_names
 from bench.suite import Budget, Suite, expand, find_task, load_suite
 
 
@@ -96,3 +97,40 @@ def test_repeated_seeds_and_strategies_are_refused(make_task: Callable[..., Path
 def test_a_metric_without_meaning_for_the_kind_is_refused(make_task: Callable[..., Path]) -> None:
     with pytest.raises(BenchError, match=r"task\.yaml: metrics.*field_accuracy"):
         cells(make_task(metrics=["field_accuracy"]))
+
+
+def test_settings_are_laid_over_every_strategy(make_task: Callable[..., Path]) -> None:
+    base = Suite(tasks=[str(make_task())], strategies=["zero-shot", "lora"], seeds=[0])
+    plain = expand(base, locate("embedded"))
+    changed = expand(base.model_copy(update={"settings": {"tuning.batch_size": 4, "tuning.learning_rate": 1e-3}}), locate("embedded"))
+    assert [c.strategy.tuning.batch_size for c in changed] == [4, 4]
+    assert changed[1].strategy.search == {}  # a setting that is given is not searched
+    assert {c.cell_id for c in plain}.isdisjoint({c.cell_id for c in changed})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tuning.batchsize": 4}, r'settings: tuning.batchsize: no such setting; did you mean .* \(strategy zero-shot\)'),
+        ({"tuning.batch_size": "many"}, "settings: tuning.batch_size: found .many., expected"),
+        ({"prompt.cite": True}, "prompt.cite: needs retrieval"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(make_task: Callable[..., Path], settings: dict[str, object], message: str) -> None:
+    suite = Suite(tasks=[str(make_task())], strategies=["zero-shot"], settings=settings)
+    with pytest.raises(BenchError, match=message):
+        expand(suite, locate("embedded"))
+
+
+def test_all_stands_for_every_preset(make_task: Callable[..., Path]) -> None:
+    cells = expand(Suite(tasks=[str(make_task())], strategies=["all"], seeds=[0]), locate("embedded"))
+    assert [c.strategy_name for c in cells] == preset_names()
+
+
+def test_tasks_trained_together_say_what_has_no_meaning(make_task: Callable[..., Path]) -> None:
+    tasks, strategies = [str(make_task("a")), str(make_task("b"))], ["features", "dpo", "lora", "zero-shot"]
+    suite = Suite(tasks=tasks, strategies=strategies, seeds=[0], multitask=True)
+    reasons = {c.strategy_name: c.not_applicable for c in expand(suite, locate("embedded"))}
+    assert reasons["lora"] is reasons["zero-shot"] is None
+    assert "one task" in str(reasons["features"])
+    assert "one task" in str(reasons["dpo"])

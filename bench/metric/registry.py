@@ -59,6 +59,8 @@ BUILT_IN: Final[Mapping[str, Entry]] = {
     "k_precision": Entry("hallucination:KPrecision", _ANY, "share of the answer's words found in the gold evidence"),
     "recall_at_k": Entry("retrieval:RecallAtK", _ANY, "share of the gold passages among those retrieved"),
     "mrr": Entry("retrieval:MeanReciprocalRank", _ANY, "mean of 1 / rank of the first gold passage"),
+    "citation_precision": Entry("citation:CitationPrecision", _ANY, "share of the cited passages that are gold"),
+    "citation_recall": Entry("citation:CitationRecall", _ANY, "share of the gold passages that are cited"),
 }
 
 

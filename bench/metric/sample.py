@@ -25,6 +25,8 @@ class Sample:
     retrieved_ids: tuple[str, ...] | None = None
     """In order of rank. None where nothing was searched for; empty where the search found nothing."""
     gold_ids: tuple[str, ...] = ()
+    cited_ids: tuple[str, ...] | None = None
+    """The passages that the answer names as its source. None where the strategy does not cite; empty where the answer names none."""
 
 
 def mean(scores: Iterable[float]) -> float | None:

@@ -38,6 +38,8 @@ class Answer:
     """In order of rank; None where the strategy retrieves nothing."""
     evidence_text: str | None = None
     """Text of the example's gold passages, joined; the text to be summarized; None if there is neither."""
+    cited_ids: tuple[str, ...] | None = None
+    """None where the strategy does not cite."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ def score(task: Task, answers: Sequence[Answer], metric_names: Sequence[str] | N
     """Score the answers by the task's metrics and those that always stand, or by the metrics named and no others.
 
     Always, but for summaries: hallucination_rate, abstention_rate, accuracy_given_attempted. Where they have a meaning:
-    format_validity, retrieval recall and MRR, k_precision, and, with unanswerable items, no_answer_accuracy and
-    false_refusal_rate.
+    format_validity, retrieval recall and MRR, citation precision and recall, k_precision, and, with unanswerable items,
+    no_answer_accuracy and false_refusal_rate.
 
     The outcome of an item is by the task's primary metric (`bench.metric.hallucination.judge_outcome`), whichever metrics are named:
     right from 1.0 for exact_match, accuracy and field_accuracy, and from 0.5 for f1 and ROUGE.
@@ -85,7 +87,8 @@ def score(task: Task, answers: Sequence[Answer], metric_names: Sequence[str] | N
     config = task.config
     check_metrics(config.metrics, config.kind, f"task {task.name}")
     if metric_names is None:
-        metric_names = names_for(task, [a.example for a in answers], any(a.retrieved_ids is not None for a in answers))
+        retrieves, cites = any(a.retrieved_ids is not None for a in answers), any(a.cited_ids is not None for a in answers)
+        metric_names = names_for(task, [a.example for a in answers], retrieves, cites)
     names = list(dict.fromkeys(metric_names))
     check_metrics(names, config.kind, f"task {task.name}")
 
@@ -150,10 +153,10 @@ def check_metrics(names: Sequence[str], kind: TaskKind, where: str) -> None:
             raise BenchError(f'{where}: metric "{name}" has no meaning for kind {kind}, only for {", ".join(sorted(allowed))}')
 
 
-def names_for(task: Task, examples: Sequence[Example], retrieves: bool) -> list[str]:
+def names_for(task: Task, examples: Sequence[Example], retrieves: bool, cites: bool = False) -> list[str]:
     """The metrics of a cell: the task's own, and those that always stand where they have a meaning for `examples`.
 
-    ``retrieves``: whether the strategy hands the model passages.
+    ``retrieves``: whether the strategy hands the model passages; ``cites``: whether it asks for the one that an answer rests on.
     """
     names = [*task.config.metrics]
     if task.config.kind != "summarization":  # a summary is more or less good, not right or wrong
@@ -167,6 +170,8 @@ def names_for(task: Task, examples: Sequence[Example], retrieves: bool) -> list[
         names.append("k_precision")
     if has_evidence and retrieves:
         names += ["recall_at_k", "mrr"]
+    if has_evidence and cites:
+        names += ["citation_precision", "citation_recall"]
     return list(dict.fromkeys(names))
 
 
@@ -187,4 +192,5 @@ def _sample(answer: Answer) -> Sample:
         evidence=answer.evidence_text,
         retrieved_ids=answer.retrieved_ids,
         gold_ids=answer.example.evidence,
+        cited_ids=answer.cited_ids,
     )

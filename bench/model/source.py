@@ -7,17 +7,36 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from bench.errors import BenchError
+from bench.strategy.embedder import DEFAULT_EMBEDDER, packaged_default
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "world" / "base_model"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "tokenizer.model")
+_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model", "vocab.txt", "vocab.json", "merges.txt",
+)  # fmt: skip
 # Written by the saving library, not part of what the model computes.
 _VOLATILE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+
+ModelKind = Literal["causal", "seq2seq", "encoder"]
+
+_SEQ2SEQ_TYPES = frozenset({
+    "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "encoder-decoder", "fsmt", "led", "longt5", "m2m_100", "marian",
+    "mbart", "mt5", "mvp", "nllb-moe", "pegasus", "pegasus_x", "plbart", "prophetnet", "switch_transformers", "t5", "t5gemma",
+    "umt5",
+})  # fmt: skip
+_ENCODER_TYPES = frozenset({
+    "albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta", "deberta-v2", "distilbert", "electra",
+    "ernie", "eurobert", "flaubert", "funnel", "gte", "longformer", "luke", "megatron-bert", "mobilebert", "modernbert", "mpnet",
+    "nomic_bert", "nystromformer", "rembert", "roberta", "roberta-prelayernorm", "roformer", "squeezebert", "xlm-roberta",
+    "xlm-roberta-xl", "xmod",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,15 +47,20 @@ class ModelSource:
     folder: Path
     fingerprint: str
     tokenizer_fingerprint: str
+    kind: ModelKind = "causal"
+    """What it can do: continue a text, write a text from another, or feed a classifier."""
 
 
 def locate(name: str) -> ModelSource:
-    """Find a model: ``embedded``, a folder in Hugging Face format, or a hub id (downloaded, or from the local cache).
+    """Find a model: ``embedded``, ``all-MiniLM-L6-v2`` (in the package of the default embedder), a folder in Hugging Face
+    format, or a hub id (downloaded, or from the local cache).
 
     Raises `BenchError` where the folder is no model, holds no safetensors weights, or the hub has no such id.
     """
     if name == EMBEDDED:
         folder = EMBEDDED_FOLDER
+    elif name == DEFAULT_EMBEDDER:
+        folder = packaged_default()
     elif Path(name).is_dir():
         folder = Path(name)
     elif Path(name).exists():
@@ -45,7 +69,8 @@ def locate(name: str) -> ModelSource:
         folder = _download(name)
     else:
         raise BenchError(f"model {name}: no such folder, and no hub id of the form owner/name")
-    return ModelSource(name, folder, _weights_hash(name, folder), _tokenizer_hash(folder))
+    config = _config(name, folder)
+    return ModelSource(name, folder, _weights_hash(name, folder, config), _tokenizer_hash(folder), _kind(config))
 
 
 def _download(name: str) -> Path:
@@ -61,7 +86,7 @@ def _download(name: str) -> Path:
         raise BenchError(f"model {name}: no such folder, and it could not be fetched from the hub ({reason})") from error
 
 
-def _weights_hash(name: str, folder: Path) -> str:
+def _config(name: str, folder: Path) -> dict[str, Any]:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise BenchError(f"model {name}: {config_file} is missing; expected a folder in Hugging Face format")
@@ -69,6 +94,29 @@ def _weights_hash(name: str, folder: Path) -> str:
         config = json.loads(config_file.read_text())
     except json.JSONDecodeError as error:
         raise BenchError(f"{config_file}:{error.lineno}: is no valid JSON ({error.msg})") from error
+    if not isinstance(config, dict):
+        raise BenchError(f"{config_file}: found a {type(config).__name__}; expected a mapping")
+    return config
+
+
+def _kind(config: dict[str, Any]) -> ModelKind:
+    """What a model can do, by its configuration; one that says nothing clear is taken for a causal language model."""
+    architectures = config.get("architectures") or []
+    model_type = config.get("model_type")
+    if config.get("is_encoder_decoder"):
+        return "seq2seq"
+    # Decoders made of BERT or BART, too; but T5 and XLM once were called WithLMHeadModel.
+    if any(a.endswith(("ForCausalLM", "LMHeadModel")) and not a.endswith("WithLMHeadModel") for a in architectures):
+        return "causal"
+    if model_type in _SEQ2SEQ_TYPES:
+        return "seq2seq"
+    # The ending "ForConditionalGeneration" alone tells nothing: decoders that also see images have it.
+    if model_type in _ENCODER_TYPES or any(a.endswith("ForMaskedLM") for a in architectures):
+        return "encoder"
+    return "causal"
+
+
+def _weights_hash(name: str, folder: Path, config: dict[str, Any]) -> str:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         others = [p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)]

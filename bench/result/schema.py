@@ -66,6 +66,20 @@ class Parameters(_Model):
     trainable: int
 
 
+class Merging(_Model):
+    """An adapter beside the base and merged into it: the same answers, at what latency."""
+
+    reason: str | None = None
+    """Why it cannot be merged; the other fields are then None."""
+    n_items: int | None = None
+    """The first test items, answered both ways."""
+    n_equal: int | None = None
+    """Of these, how many got the same text."""
+    unmerged_seconds: float | None = None
+    """Wall time for all of them in one go."""
+    merged_seconds: float | None = None
+
+
 class Trial(_Model):
     """One point of the validation search, with what it scored and what it cost."""
 
@@ -116,6 +130,8 @@ class Record(_Model):
     params: Parameters | None = None
     artifact_bytes: int | None = None
     """What has to be kept to serve the strategy, beside the base model: adapter, weights, index, examples."""
+    merging: Merging | None = None
+    """None where no adapter was trained."""
     n_items: int = 0
     n_truncated: int = 0
     """Prompts that lost passages or shots to fit the window."""
@@ -134,6 +150,8 @@ class Item(_Model):
     input_hash: str
     prompt_hash: str
     prediction: str
+    reasoning: str | None = None
+    """What a chain of thought wrote before its answer; None without one, or where it marked no answer."""
     targets: list[str]
     answerable: bool
     outcome: Outcome
@@ -143,6 +161,10 @@ class Item(_Model):
     """Sum of the log-probabilities (natural log) of the generated tokens."""
     retrieved_ids: list[str] | None = None
     """None where the strategy retrieves nothing."""
+    retrieval_score: float | None = None
+    """Cosine of the question and the best passage; None where passages are not found by vectors alone."""
+    cited_ids: list[str] | None = None
+    """Documents that the answer cites; None where the strategy asks for no citations."""
     gold_ids: list[str] = Field(default_factory=list)
     truncated: bool = False
     """Whether passages or shots were left out of the prompt to fit the window."""
@@ -166,5 +188,6 @@ class Run(_Model):
 
 # Fields that may differ between two runs of the same cell on the same environment.
 VOLATILE_RECORD_FIELDS = ("phases", "environment")
+VOLATILE_MERGING_FIELDS = ("unmerged_seconds", "merged_seconds")
 VOLATILE_TRIAL_FIELDS = ("wall_seconds", "cpu_seconds")
 VOLATILE_ITEM_FIELDS = ("latency_seconds",)

@@ -20,10 +20,11 @@ from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ValidationError
 
-from bench.errors import BenchError
+from bench.errors import BenchError, did_you_mean
 from bench.result.schema import (
     SCHEMA_VERSION,
     VOLATILE_ITEM_FIELDS,
+    VOLATILE_MERGING_FIELDS,
     VOLATILE_RECORD_FIELDS,
     VOLATILE_TRIAL_FIELDS,
     Item,
@@ -92,6 +93,8 @@ def comparable(entry: Record | Item) -> dict[str, Any]:
     if isinstance(entry, Item):
         return {key: value for key, value in plain.items() if key not in VOLATILE_ITEM_FIELDS}
     plain["trials"] = [{key: value for key, value in trial.items() if key not in VOLATILE_TRIAL_FIELDS} for trial in plain["trials"]]
+    if plain["merging"]:
+        plain["merging"] = {key: value for key, value in plain["merging"].items() if key not in VOLATILE_MERGING_FIELDS}
     return {key: value for key, value in plain.items() if key not in VOLATILE_RECORD_FIELDS}
 
 
@@ -160,6 +163,17 @@ class RunFolder:
         """The record of a cell, or None where there is none. Raises BenchError where it is broken or of a newer version."""
         path = self.cell_folder(task, strategy, seed) / "record.json"
         return _read_record(path) if path.exists() else None
+
+    def read_cell(self, cell: str) -> Record:
+        """The record of ``task/strategy`` (seed 0) or ``task/strategy/s1``. Raises BenchError where the run has none."""
+        parts = cell.split("/")
+        if len(parts) not in (2, 3) or (len(parts) == 3 and not parts[2].removeprefix("s").isdecimal()):
+            raise BenchError(f'cell "{cell}": expected task/strategy or task/strategy/s0')
+        record = self.read_record(parts[0], parts[1], int(parts[2].removeprefix("s")) if len(parts) == 3 else 0)
+        if record is None:
+            known = [f"{r.task}/{r.strategy}/s{r.seed}" for r in self.records()]
+            raise BenchError(f'{self.path}: no cell "{cell}"; {did_you_mean(cell, known)}')
+        return record
 
     def records(self) -> Iterator[Record]:
         """All records in the order of task, strategy, seed. Raises BenchError at the first that cannot be read."""

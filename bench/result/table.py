@@ -35,6 +35,8 @@ SECONDARY = (
     "k_precision",
     "recall_at_k",
     "mrr",
+    "citation_precision",
+    "citation_recall",
 )
 WHOLE_NUMBERS = ("peak_memory_bytes", "trainable_params", "artifact_bytes", "n_items", "n_seeds", "n_trials")
 TEXTS = ("task", "model", "strategy", "primary_metric", "interval", "peak_memory_kind", "status", "reason")

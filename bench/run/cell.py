@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,16 +20,20 @@ from bench.metric.score import corpus_value, names_for, score
 from bench.metric.text import label_key
 from bench.model.language_model import Generation
 from bench.result.compare import rows_for_macro_f1
-from bench.result.schema import Item, MetricValue, Parameters, Record, Tokens, Trial
+from bench.result.schema import Item, Merging, MetricValue, Parameters, Phase, Record, Tokens, Trial
 from bench.result.statistics import bootstrap_interval, clustered_interval, macro_f1_of_sums
 from bench.result.store import RunFolder, write_atomic
-from bench.run.fit import Answered, Fitted, Request, fit, search, to_answers
-from bench.strategy.prompt import Prompt, constant_answer
-from bench.strategy.tuning import artifact_bytes, parameter_counts
+from bench.run.fit import Answered, Fitted, Request, fit, to_answers
+from bench.run.search import search
+from bench.strategy.adapters import merge, save_adapter
+from bench.strategy.prompt import Parsed, Prompt, constant_answer
 from bench.suite import Cell
 from bench.task.schema import Example
 
 Report = Callable[[str], None]
+
+MERGE_ITEMS = 64
+_COSTS = ("wall_seconds", "cpu_seconds", "flops")
 
 
 def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Record:
@@ -36,12 +43,14 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     meter = Meter(device)
-    fitted, trials = _prepare(cell, folder, stores, meter, report)
+    present = set(stores.glob("*"))
+    fitted, trials, resumed = _prepare(cell, folder, stores, meter, report)
     record = _base_record(cell, fitted, trials)
     with folder.item_writer(cell.task.name, cell.strategy_name, cell.seed, cell.cell_id) as writer:
         done = {i.id for i in writer.items}
         batches = _answers(cell, fitted, done)
-        names = names_for(cell.task, cell.task.test, retrieves=bool(fitted and fitted.strategy.retrieval.search != "none"))
+        retrieves, cites = cell.strategy.retrieval.search != "none", cell.strategy.prompt.cite
+        names = names_for(cell.task, cell.task.test, retrieves, cites)
         while True:
             report(f"answer {len(writer.items)}/{len(cell.task.test)}")
             with meter.phase("answer"):
@@ -62,16 +71,27 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
                 for column in cell.task.config.slices
                 for value in sorted({i.slices[column] for i in items if column in i.slices})
             }
+        merging = None
+        if fitted and fitted.tuned_by_adapter:
+            report("probe")
+            _keep_adapter(fitted, folder.cell_folder(cell.task.name, cell.strategy_name, cell.seed))
+            with meter.phase("probe"):
+                merging = _merging(cell, fitted)
         phases = meter.readings()
-        if fitted and "index" in phases and fitted.retriever.store and not fitted.retriever.store.built:
-            wall, cpu = fitted.retriever.build_seconds
-            index = phases["index"]
-            phases["index"] = index.model_copy(update={"wall_seconds": index.wall_seconds + wall, "cpu_seconds": index.cpu_seconds + cpu})
+        if resumed:
+            # What an earlier process of this search spent was spent all the same.
+            phases["tune"] = _with_cost(phases["tune"], **{k: sum(getattr(t, k) for t in resumed) for k in _COSTS})
+        for store in fitted.asker.stores if fitted else ():
+            if store.folder in present:
+                # Each strategy is charged what it would have paid alone.
+                wall, cpu = store.build_seconds
+                phases["index"] = _with_cost(phases["index"], wall_seconds=wall, cpu_seconds=cpu)
         record = record.model_copy(
             update={
                 "metrics": metrics,
                 "slices": slices,
                 "phases": phases,
+                "merging": merging,
                 "tokens": _sum(i.tokens for i in items),
                 "n_items": len(items),
                 "n_truncated": sum(i.truncated for i in items),
@@ -83,22 +103,57 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
     return record
 
 
-def _prepare(cell: Cell, folder: RunFolder, stores: Path, meter: Meter, report: Report) -> tuple[Fitted | None, list[Trial]]:
-    """The fitted strategy: searched by the strategy's first cell, at the chosen settings by the others."""
+def _with_cost(phase: Phase, **more: float) -> Phase:
+    """The phase with costs added that no meter of this process has seen."""
+    return phase.model_copy(update={key: getattr(phase, key) + value for key, value in more.items()})
+
+
+def _prepare(
+    cell: Cell, folder: RunFolder, stores: Path, meter: Meter, report: Report
+) -> tuple[Fitted | None, list[Trial], list[Trial]]:
+    """The fitted strategy: searched by the strategy's first cell, at the chosen settings by the others; the trials of the search,
+    and those of them that an earlier process ran."""
     if cell.strategy.prompt.constant:
-        return None, []
+        return None, [], []
+    own = folder.cell_folder(cell.task.name, cell.strategy_name, cell.seed)
     chosen_file = folder.cell_folder(cell.task.name, cell.strategy_name, cell.search_seed) / "search.json"
     if cell.seed != cell.search_seed and cell.strategy.search:
         chosen = json.loads(chosen_file.read_text()) if chosen_file.exists() else {}
         if chosen.get("search_id") != cell.search_id:
             raise BenchError(f"the search, which seed {cell.search_seed} does for all, has left no choice: see that cell's record")
-        return fit(cell, cell.strategy.with_settings(chosen["settings"]), stores, meter, report), []
-    fitted, trials = search(cell, stores, meter, report)
-    if cell.strategy.search and cell.seed == cell.search_seed:
-        dump = fitted.strategy.model_dump(mode="json")
-        settings = {axis: dump[axis.split(".")[0]][axis.split(".")[1]] for axis in cell.strategy.search}
+        return fit(cell, cell.strategy.with_settings(chosen["settings"]), stores, meter, report), [], []
+    fitted, progress = search(cell, own / "search", stores, meter, report)
+    if cell.strategy.search:
+        settings = {axis: fitted.strategy.setting(axis) for axis in cell.strategy.search}
         write_atomic(chosen_file, json.dumps({"search_id": cell.search_id, "settings": settings}, indent=2) + "\n")
-    return fitted, trials
+        progress.clear()
+    return fitted, progress.trials, progress.resumed
+
+
+def _keep_adapter(fitted: Fitted, folder: Path) -> None:
+    """Adapters are small and are what a user deploys or goes on from; whole models are written by ``bench export``."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        made = Path(temporary) / "adapter"
+        save_adapter(fitted.model, fitted.strategy.tuning, made)
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        made.rename(folder / "adapter")
+
+
+def _merging(cell: Cell, fitted: Fitted) -> Merging:
+    """Answer the first test items with the adapter beside the base and merged into it. Leaves the model merged."""
+    requests = fitted.requests(cell.task.test[:MERGE_ITEMS])
+
+    def answers() -> tuple[list[str], float]:
+        began = time.perf_counter()
+        found = sorted((a.index, a.generation.text) for batch in fitted.answer(requests) for a in batch)
+        return [text for _, text in found], time.perf_counter() - began
+
+    apart, unmerged_seconds = answers()
+    if reason := merge(fitted.model):
+        return Merging(reason=reason)
+    together, merged_seconds = answers()
+    equal = sum(a == b for a, b in zip(apart, together, strict=True))
+    return Merging(n_items=len(apart), n_equal=equal, unmerged_seconds=unmerged_seconds, merged_seconds=merged_seconds)
 
 
 def _base_record(cell: Cell, fitted: Fitted | None, trials: list[Trial]) -> Record:
@@ -111,14 +166,12 @@ def _base_record(cell: Cell, fitted: Fitted | None, trials: list[Trial]) -> Reco
     }
     update: dict[str, Any] = {}
     if fitted:
-        trained = fitted.strategy.tuning.method != "none"
-        total, trainable = parameter_counts(fitted.model, trained)
+        total, trainable = fitted.parameters
         config["decoding"] = fitted.model.decoding
         config["dtype"] = str(next(fitted.model.network.parameters()).dtype).removeprefix("torch.")
         config["window"] = fitted.model.window
-        shots = sum(len((s.input + s.targets[0]).encode()) for s in fitted.shots)
-        size = fitted.retriever.size_bytes + shots + (artifact_bytes(fitted.model) if trained else 0)
-        update = {"params": Parameters(total=total, trainable=trainable), "artifact_bytes": size}
+        config["trained_with"] = [t.name for t in cell.trained_with]
+        update = {"params": Parameters(total=total, trainable=trainable), "artifact_bytes": fitted.artifact_bytes}
         if fitted.tuned:
             config["epochs"] = fitted.tuned.epochs
             config["validation_score"] = fitted.tuned.validation_score
@@ -133,7 +186,8 @@ def _answers(cell: Cell, fitted: Fitted | None, done: set[str]) -> Iterator[list
         kind = cell.strategy.prompt.constant
         assert kind is not None
         none = Request(Prompt((), (), truncated=False), None)
-        yield [Answered(i, Generation(constant_answer(cell.task, kind, e), None, 0, 0, 0, 0.0), none) for i, e in enumerate(test)]
+        texts = [constant_answer(cell.task, kind, e) for e in test]
+        yield [Answered(i, Generation(text, None, 0, 0, 0, 0.0), none, Parsed(text)) for i, text in enumerate(texts)]
 
 
 def _hash(text: str) -> str:
@@ -155,13 +209,16 @@ def _item(example: Example, answered: Answered, outcome: Any, values: dict[str, 
         slices=dict(example.slices),
         input_hash=_hash(example.input),
         prompt_hash=_hash(json.dumps(answered.request.prompt.messages, ensure_ascii=False)),
-        prediction=g.text,
+        prediction=answered.parsed.answer,
+        reasoning=answered.parsed.reasoning,
         targets=list(example.targets),
         answerable=example.answerable,
         outcome=outcome,
         scores=values,
         logprob=g.logprob,
-        retrieved_ids=list(found.document_ids) if found else None,
+        retrieved_ids=list(dict.fromkeys(found.document_ids)) if found else None,
+        retrieval_score=found.score if found else None,
+        cited_ids=None if answered.cited_ids is None else list(answered.cited_ids),
         gold_ids=list(example.evidence),
         truncated=answered.request.prompt.truncated,
         tokens=Tokens(prompt=g.prompt_tokens, prompt_cached=g.cached_tokens, completion=g.completion_tokens),

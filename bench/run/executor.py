@@ -74,7 +74,7 @@ def run_cells(
             continue
         if record and record.cell_id != cell.cell_id:
             _set_aside(folder, cell, record)
-        if reason := cell.strategy.not_applicable(cell.task):
+        if reason := cell.not_applicable:
             record = _write_unrun(cell, folder, "skipped", reason)
             outcome.skipped += 1
             progress.done(cell, record)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -13,13 +14,18 @@ from bench.cost.flops import generation_flops, shape_of
 from bench.cost.meter import Meter
 from bench.errors import BenchError
 from bench.metric.score import Answer, score
-from bench.model.language_model import Generation, LanguageModel
-from bench.result.schema import Trial
+from bench.model.language_model import Generation, LanguageModel, Message
+from bench.model.load import load_model
+from bench.strategy.adapters import artifact_bytes, load_adapter, parameter_counts, restore, wrap
+from bench.strategy.chunk import chunk_passages
 from bench.strategy.embedder import Embedder
-from bench.strategy.prompt import Prompt, build_prompts, draw_shots
+from bench.strategy.features import FeatureCache, FeatureClassifier
+from bench.strategy.nearest import NearestExamples
+from bench.strategy.prompt import Parsed, Prompt, answer_text, answer_tokens, build_prompts, draw_shots, instruction, parse
 from bench.strategy.retrieval import Found, Retriever
-from bench.strategy.spec import Strategy
-from bench.strategy.tuning import Tuned, restore, tune, wrap
+from bench.strategy.spec import Strategy, TuningChoice
+from bench.strategy.store import Store
+from bench.strategy.tuning import Pair, Tuned, balanced_weights, tune
 from bench.suite import Cell
 from bench.task.schema import Example, Task
 
@@ -29,6 +35,12 @@ load_embedder = cache(Embedder)
 """An embedder is the same for every trial of a cell's process."""
 
 
+@cache
+def _features_of(fingerprint: str) -> FeatureCache:
+    """The features that trials of a cell's process share, by the base model."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Request:
     """What the model is asked for one example."""
@@ -36,6 +48,8 @@ class Request:
     prompt: Prompt
     found: Found | None
     """None where the strategy reads nothing."""
+    abstains: bool = False
+    """What was found is too unlike the question: the answer is an abstention, and the model is not asked."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,78 @@ class Answered:
     index: int
     generation: Generation
     request: Request
+    parsed: Parsed
+
+    @property
+    def cited_ids(self) -> tuple[str, ...] | None:
+        """Documents of the passages cited, in order; a number that no passage has counts as an unknown document. None where none is
+        asked for."""
+        if self.parsed.cited is None:
+            return None
+        ids = self.request.found.document_ids if self.request.found else ()
+        return tuple(ids[n - 1] if 1 <= n <= len(ids) else f"[{n}]" for n in self.parsed.cited)
+
+
+class Asker:
+    """One task as a strategy asks it: its shots and passages, its examples as prompts, its answers and their score."""
+
+    def __init__(self, task: Task, strategy: Strategy, model: LanguageModel, stores: Path, shots: Sequence[Example]) -> None:
+        """Open or build what the strategy reads, in the folder `stores`; `shots`: the examples that all requests show."""
+        self.task, self.strategy, self.model, self.shots = task, strategy, model, tuple(shots)
+        embedder = load_embedder(strategy.retrieval.embedder) if needs_embedder(strategy) else None
+        self.retriever = Retriever(task, strategy.retrieval, embedder, stores)
+        prompt = strategy.prompt
+        self.nearest: NearestExamples | None = None
+        if prompt.select == "nearest" and prompt.shots:
+            assert embedder is not None
+            self.nearest = NearestExamples(task.train, embedder, stores)
+
+    @property
+    def stores(self) -> list[Store]:
+        """The stores that are searched."""
+        return [s for s in (self.retriever.store, self.nearest.store if self.nearest else None) if s is not None]
+
+    def requests(self, examples: Sequence[Example], found: Sequence[Found] | None) -> list[Request]:
+        """What the model is asked for each example, with what was found for it."""
+        passages: Sequence[Sequence[str]] = [f.passages for f in found] if found else [()] * len(examples)
+        prompt = self.strategy.prompt
+        shots = self.nearest.find(examples, prompt.shots) if self.nearest else [self.shots] * len(examples)
+        prompts = build_prompts(self.model, self.task, prompt, examples, shots, passages)
+        below = self.strategy.retrieval.abstain_below
+        unlike = [below is not None and (f.score is None or f.score < below) for f in found] if found else [False] * len(examples)
+        return [Request(p, found[i] if found else None, unlike[i]) for i, p in enumerate(prompts)]
+
+    def asked(self, examples: Sequence[Example]) -> list[Request]:
+        """The requests with what retrieval finds, as in a test."""
+        return self.requests(examples, self.retriever.find(examples))
+
+    def parsed(self, text: str) -> Parsed:
+        return parse(self.strategy.prompt, text)
+
+    def score(self, examples: Sequence[Example], answered: Sequence[Answered]) -> float:
+        """The task's primary metric. Raises `BenchError` where it is undefined on all of the examples."""
+        name = self.task.primary_metric
+        answers = to_answers(self.task, examples, sorted(answered, key=lambda a: a.index))
+        value = score(self.task, answers, [name]).corpus.get(name)
+        if value is None:
+            raise BenchError(f"task {self.task.name}: {name} is undefined on the validation examples")
+        return value
+
+    def reward(self, examples: Sequence[Example], texts: Sequence[str]) -> list[float]:
+        """The primary metric of each text as an answer to its example; where that has no item score, whether it is right."""
+        name = self.task.primary_metric
+        scores = score(self.task, [Answer(e, self.parsed(t).answer) for e, t in zip(examples, texts, strict=True)], [name])
+        return [item.get(name, float(outcome == "correct")) for item, outcome in zip(scores.items, scores.outcomes, strict=True)]
+
+
+def shots_of(task: Task, strategy: Strategy, seed: int) -> tuple[Example, ...]:
+    """The examples that all requests of a strategy show."""
+    return draw_shots(task, strategy.prompt.shots, seed) if strategy.prompt.select == "drawn" else ()
+
+
+def needs_embedder(strategy: Strategy) -> bool:
+    """Whether something is found by the likeness of vectors."""
+    return strategy.retrieval.search in ("dense", "hybrid") or (strategy.prompt.select == "nearest" and strategy.prompt.shots > 0)
 
 
 class Fitted:
@@ -54,63 +140,161 @@ class Fitted:
         """Load the base and open what the strategy reads; `tune` comes after."""
         self.cell, self.strategy, self.meter = cell, strategy, meter
         with meter.phase("load"):
-            self.model = LanguageModel(cell.model, trust_remote_code=cell.trust_remote_code)
-            embedder = load_embedder(strategy.retrieval.embedder) if strategy.retrieval.search == "dense" else None
+            self.model = load_model(
+                cell.model, labels=cell.task.labels, trust_remote_code=cell.trust_remote_code, quantize=strategy.tuning.quantize
+            )
+            _set_precision(self.model, strategy.tuning)
+            self.model.line_ends_answer = not strategy.prompt.chain_of_thought
+            if needs_embedder(strategy):
+                load_embedder(strategy.retrieval.embedder)
         with meter.phase("index"):
-            self.retriever = Retriever(cell.task, strategy.retrieval, embedder, stores)
-        self.shots = draw_shots(cell.task, strategy.prompt.shots, cell.seed)
-        self.validation = cell.task.validation[: cell.budget.validation_examples]
+            self.asker, *self.others = (
+                Asker(task, strategy, self.model, stores, shots_of(task, strategy, cell.seed)) for task in (cell.task, *cell.trained_with)
+            )
+        self.head: FeatureClassifier | None = None
         self.tuned: Tuned | None = None
+
+    # ------------------------------------------------------------------------------------------ tuning
 
     def tune(self, weights: dict[str, torch.Tensor] | None, report: Report) -> None:
         """Train the weights that the strategy moves, or put back the `weights` that an earlier fit trained."""
-        choice, task = self.strategy.tuning, self.cell.task
+        choice, seed = self.strategy.tuning, self.cell.seed
         if choice.method == "none":
             return
-        wrap(self.model, choice, self.cell.seed)
+        if choice.method == "features":
+            self._fit_head(choice)
+            return
+        # By name, so that the cells of tasks that are trained together come to the same weights.
+        askers = sorted([self.asker, *self.others], key=lambda a: a.task.name)
+        self.model.reset_head(seed)
+        wrap(self.model, choice, seed, instruction(askers[0].task, self.strategy.prompt))
         if weights is not None:
             restore(self.model, weights)
             return
-        # An example that is also a shot would stand in its own prompt, answer and all.
-        shown = {s.id for s in self.shots}
-        train = [e for e in task.train if e.id not in shown]
-        requests = self.requests(train, read=choice.with_passages)
-        pairs = [self.model.training_ids(r.prompt.messages, e.targets[0]) for r, e in zip(requests, train, strict=True)]
-        asked = self.requests(self.validation)
-        self.tuned = tune(
-            self.model, choice, pairs, lambda: self.score(self.validation, asked), self.cell.seed,
-            on_step=lambda step, total: report(f"tune {step}/{total}"),
-        )  # fmt: skip
+        if self.cell.continued_from is not None:
+            load_adapter(self.model, choice, self.cell.continued_from)
+        checks = [(asker, self._validation(asker), asker.asked(self._validation(asker))) for asker in askers]
+
+        def evaluate() -> float:
+            """Of several tasks that are trained together, the mean."""
+            return fmean(asker.score(rows, [a for batch in self._answer(asker, asked) for a in batch]) for asker, rows, asked in checks)
+
+        def on_step(step: int, total: int) -> None:
+            report(f"tune {step}/{total}")
+
+        if choice.objective == "answers":
+            pairs, weight = self._pairs(askers, choice)
+            self.tuned = tune(self.model, choice, pairs, evaluate, seed, weight, on_step)
+        else:
+            from bench.strategy.preference import tune_by_preference
+
+            asker, train = self.asker, self._train(self.asker)
+            messages: list[Sequence[Message]] = [r.prompt.messages for r in self._training_requests(asker, train)]
+            self.tuned = tune_by_preference(
+                self.model, choice, messages, [answer_text(self.strategy.prompt, e) for e in train],
+                lambda indices, texts: asker.reward([train[i] for i in indices], texts),
+                answer_tokens(self.cell.task, self.strategy.prompt), evaluate, seed, on_step,
+            )  # fmt: skip
         self.meter.add_flops(self.tuned.flops)
+
+    def _validation(self, asker: Asker) -> Sequence[Example]:
+        return asker.task.validation[: self.cell.budget.validation_examples]
+
+    def _train(self, asker: Asker) -> list[Example]:
+        """The examples to train on: a shot that all prompts show would stand in its own prompt, answer and all."""
+        shown = {s.id for s in asker.shots}
+        return [e for e in asker.task.train if e.id not in shown]
+
+    def _training_requests(self, asker: Asker, train: Sequence[Example]) -> list[Request]:
+        choice = self.strategy.tuning
+        found = asker.retriever.find_for_training(train, choice.gold_share, self.cell.seed) if choice.with_passages else None
+        return asker.requests(train, found)
+
+    def _pairs(self, askers: Sequence[Asker], choice: TuningChoice) -> tuple[list[Pair], list[float] | None]:
+        """What to train on, and the weight of each where labels are balanced."""
+        pairs: list[Pair] = []
+        labels: list[str] = []
+        for asker in askers:
+            if "examples" in choice.train_on:
+                train = self._train(asker)
+                for example, request in zip(train, self._training_requests(asker, train), strict=True):
+                    read = request.found.document_ids if request.found else ()
+                    pairs.append(self.model.training_ids(request.prompt.messages, answer_text(self.strategy.prompt, example, read)))
+                    labels.append(f"{asker.task.name}/{example.targets[0]}")
+            if "documents" in choice.train_on:
+                retrieval = self.strategy.retrieval
+                for chunk in chunk_passages(asker.task.corpus, retrieval.chunk_words, retrieval.chunk_overlap):
+                    ids, n = self.model.text_ids(chunk.text)
+                    pairs.append((ids[: self.model.window], n))
+        return pairs, balanced_weights(labels) if choice.class_weights == "balanced" else None
+
+    def _fit_head(self, choice: TuningChoice) -> None:
+        asker = self.asker
+        train = self._train(asker)
+        prompts = [r.prompt.ids for r in asker.asked(train)]
+        features = _features_of(self.cell.model.fingerprint)
+        shape = shape_of(self.model.network)
+        self.meter.add_flops(sum(generation_flops(shape, len(ids), 0) for ids in prompts if ids not in features))
+        self.head = FeatureClassifier(self.model, asker.task.labels, features)
+        self.head.fit(prompts, [e.targets[0] for e in train], choice.regularization, choice.class_weights)
+
+    @property
+    def tuned_by_adapter(self) -> bool:
+        """Whether something small was trained that stands beside the base."""
+        return self.strategy.tuning.method in ("lora", "peft", "bottleneck", "bitfit")
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """(all parameters, those that were trained)."""
+        total, trainable = parameter_counts(self.model, self.strategy.tuning.method not in ("none", "features"))
+        head = self.head.parameter_count if self.head else 0
+        return total + head, trainable + head
+
+    @property
+    def artifact_bytes(self) -> int:
+        """What has to be kept to serve the strategy beside the base: weights, head, index, examples."""
+        shots = sum(len((s.input + s.targets[0]).encode()) for s in self.asker.shots)
+        nearest = self.asker.nearest.size_bytes if self.asker.nearest else 0
+        trained = artifact_bytes(self.model) if self.strategy.tuning.method not in ("none", "features") else 0
+        return self.asker.retriever.size_bytes + shots + nearest + trained + (self.head.size_bytes if self.head else 0)
+
+    # ------------------------------------------------------------------------------------------ answers
 
     def validation_score(self) -> float:
         """The task's primary metric on the validation examples of the budget."""
-        return self.score(self.validation, self.requests(self.validation))
+        rows = self._validation(self.asker)
+        return self.asker.score(rows, [a for batch in self.answer(self.requests(rows)) for a in batch])
 
-    def score(self, examples: Sequence[Example], requests: Sequence[Request]) -> float:
-        """The task's primary metric on the answers to `requests`. Raises `BenchError` where it is undefined on all of them."""
-        answered = sorted((a for batch in self.answer(requests) for a in batch), key=lambda a: a.index)
-        name = self.cell.task.primary_metric
-        value = score(self.cell.task, to_answers(self.cell.task, examples, answered), [name]).corpus.get(name)
-        if value is None:
-            raise BenchError(f"task {self.cell.task.name}: {name} is undefined on the validation examples")
-        return value
-
-    def requests(self, examples: Sequence[Example], read: bool = True) -> list[Request]:
-        """What the model is asked for each example; `read`: with what the strategy retrieves."""
-        found = self.retriever.find(examples) if read else None
-        passages = [f.passages for f in found] if found else [()] * len(examples)
-        prompts = build_prompts(self.model, self.cell.task, examples, self.shots, passages)
-        return [Request(p, found[i] if found else None) for i, p in enumerate(prompts)]
+    def requests(self, examples: Sequence[Example]) -> list[Request]:
+        """What the model is asked for each example of the cell's task."""
+        return self.asker.asked(examples)
 
     def answer(self, requests: Sequence[Request], done: Collection[int] = ()) -> Iterator[list[Answered]]:
         """Answers batch by batch; a batch whose requests are all in `done` is passed over."""
+        return self._answer(self.asker, requests, done)
+
+    def _answer(self, asker: Asker, requests: Sequence[Request], done: Collection[int] = ()) -> Iterator[list[Answered]]:
         self.model.network.eval()  # dropout off
+        unasked = [i for i, r in enumerate(requests) if r.abstains]
+        if any(i not in done for i in unasked):
+            phrase = asker.task.config.abstain[0]
+            yield [Answered(i, Generation(phrase, None, 0, 0, 0, 0.0), requests[i], Parsed(phrase)) for i in unasked]
+        places = [i for i, r in enumerate(requests) if not r.abstains]
+        skip = {k for k, i in enumerate(places) if i in done}
         shape = shape_of(self.model.network)
-        for batch in self.model.generate([r.prompt.ids for r in requests], self.cell.task.config.max_new_tokens, skip=done):
+        model = self.head or self.model
+        for batch in model.generate([requests[i].prompt.ids for i in places], answer_tokens(asker.task, self.strategy.prompt), skip=skip):
             for _, g in batch:
                 self.meter.add_flops(generation_flops(shape, g.prompt_tokens, g.completion_tokens, g.cached_tokens))
-            yield [Answered(i, g, requests[i]) for i, g in batch]
+            yield [Answered(places[k], g, requests[places[k]], asker.parsed(g.text)) for k, g in batch]
+
+
+def _set_precision(model: LanguageModel, choice: TuningChoice) -> None:
+    mixed = model.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if choice.precision == "bfloat16" or (choice.precision == "auto" and mixed and choice.method != "none"):
+        model.compute_dtype = torch.bfloat16
+    elif choice.precision == "float32" and choice.quantize == "none":
+        model.network.float()
 
 
 def to_answers(task: Task, examples: Sequence[Example], answered: Sequence[Answered]) -> list[Answer]:
@@ -122,59 +306,9 @@ def to_answers(task: Task, examples: Sequence[Example], answered: Sequence[Answe
         if task.config.kind == "summarization":
             evidence = example.input
         found = a.request.found
-        answers.append(Answer(example, a.generation.text, found.document_ids if found else None, evidence))
+        retrieved = tuple(dict.fromkeys(found.document_ids)) if found else None
+        answers.append(Answer(example, a.parsed.answer, retrieved, evidence, a.cited_ids))
     return answers
-
-
-def search(cell: Cell, stores: Path, meter: Meter, report: Report) -> tuple[Fitted, list[Trial]]:
-    """Fit every point of the search and keep the best by validation score (the first one of equals).
-
-    A point that fails (diverges, runs out of memory) is a failed trial; the search fails only where all do. A strategy with
-    nothing to search is fitted once without being scored.
-    """
-    points = cell.strategy.settings_to_try(cell.budget.trials)
-    if len(points) == 1:
-        fitted = fit(cell, cell.strategy.with_settings(points[0]), stores, meter, report)
-        return fitted, []
-    trials: list[Trial] = []
-    best: tuple[float, int, dict[str, torch.Tensor] | None] | None = None
-    fitted_now: Fitted | None = None
-    for i, point in enumerate(points):
-        before = _tuning(meter)
-        value, error, epochs = None, None, None
-        fitted_now = None  # frees the last model before the next is loaded
-        try:
-            fitted_now = fit(cell, cell.strategy.with_settings(point), stores, meter, _prefixed(report, f"trial {i + 1}/{len(points)}, "))
-            if fitted_now.tuned:
-                value, epochs = fitted_now.tuned.validation_score, fitted_now.tuned.epochs
-            else:
-                with meter.phase("tune"):
-                    value = fitted_now.validation_score()
-            if best is None or value > best[0]:
-                best = (value, i, fitted_now.tuned.weights if fitted_now.tuned else None)
-        except (BenchError, MemoryError, torch.OutOfMemoryError) as problem:
-            error = f"{type(problem).__name__}: {problem}".splitlines()[0]
-        wall, cpu, flops = (now - then for now, then in zip(_tuning(meter), before, strict=True))
-        trials.append(
-            Trial(settings=point, validation_score=value, wall_seconds=wall, cpu_seconds=cpu, flops=flops, epochs=epochs, error=error)
-        )
-    if best is None:
-        raise BenchError(f"all {len(points)} trials of the search failed; the last one: {trials[-1].error}")
-    _, chosen, weights = best
-    if fitted_now is None or chosen != len(points) - 1:
-        fitted_now = None
-        fitted_now = fit(cell, cell.strategy.with_settings(points[chosen]), stores, meter, report, weights)
-    return fitted_now, trials
-
-
-def _prefixed(report: Report, prefix: str) -> Report:
-    return lambda text: report(prefix + text)
-
-
-def _tuning(meter: Meter) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds and FLOPs of the tune phase so far."""
-    tune = meter.readings().get("tune")
-    return (tune.wall_seconds, tune.cpu_seconds, tune.flops) if tune else (0.0, 0.0, 0.0)
 
 
 def fit(

@@ -1,5 +1,6 @@
 """What every cell needs, imported once in the fork server."""
 
+import logging
 import os
 import warnings
 
@@ -8,6 +9,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Nothing is fetched but what the user names, and nothing is reported to anyone.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+# bitsandbytes, which peft imports, tells that an optional package with faster kernels is not there.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 import peft
 import transformers

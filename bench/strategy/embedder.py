@@ -74,7 +74,7 @@ class Embedder:
 
 def _locate(name: str) -> Path:
     if name == DEFAULT_EMBEDDER:
-        return _packaged_default()
+        return packaged_default()
     if Path(name).is_dir():
         return Path(name)
     if Path(name).exists():
@@ -82,7 +82,8 @@ def _locate(name: str) -> Path:
     return _download(name)
 
 
-def _packaged_default() -> Path:
+def packaged_default() -> Path:
+    """The folder of the default model in the package that carries it; `BenchError` where it is missing or is not the known one."""
     # Found without an import: nothing of the package but its data is used.
     spec = importlib.util.find_spec(DEFAULT_PACKAGE)
     if spec is None or spec.origin is None:

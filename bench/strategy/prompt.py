@@ -1,4 +1,5 @@
-"""The prompt choice: instruction, worked examples, numbered passages, input; and what gives way when the window is full."""
+"""The prompt choice: instruction, worked examples, numbered passages, input; what gives way when the window is full; and
+what of the model's text is its answer."""
 
 from __future__ import annotations
 
@@ -6,9 +7,17 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jinja2 import StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
+
 from bench.errors import BenchError
+from bench.metric.citation import split_citations
 from bench.model.language_model import LanguageModel, Message
+from bench.strategy.spec import PromptChoice
 from bench.task.schema import Example, Task
+
+CITE = 'After the answer give the number of the passage that it rests on in square brackets, as in "answer [1]".'
+ANSWER = "Answer:"
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,17 @@ class Prompt:
     ids: tuple[int, ...]
     truncated: bool
     """Whether passages or shots had to be left out to fit the window."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What of a model's text is its answer."""
+
+    answer: str
+    reasoning: str | None = None
+    """None without a chain of thought, or where no answer is marked in it."""
+    cited: tuple[int, ...] | None = None
+    """Numbers of passages, from 1; None where the strategy asks for none."""
 
 
 def draw_shots(task: Task, k: int, seed: int) -> tuple[Example, ...]:
@@ -40,53 +60,111 @@ def draw_shots(task: Task, k: int, seed: int) -> tuple[Example, ...]:
     return tuple(order[:k])
 
 
-def build_messages(task: Task, text: str, shots: Sequence[Example] = (), passages: Sequence[str] = ()) -> list[Message]:
+def instruction(task: Task, choice: PromptChoice) -> str:
+    """What stands before everything else: the task's instruction in the strategy's wording, with what is asked for beside the answer."""
+    wording = SandboxedEnvironment(undefined=StrictUndefined).from_string(choice.instruction).render(instruction=task.instruction)
+    return " ".join([wording, *([choice.chain_of_thought] if choice.chain_of_thought else []), *([CITE] if choice.cite else [])])
+
+
+def answer_text(choice: PromptChoice, example: Example, passage_ids: Sequence[str] = ()) -> str:
+    """The right answer to `example` as a worked example or a training target shows it.
+
+    `passage_ids`: the documents of the passages in the prompt, in order; those that are gold are cited where the strategy cites.
+    """
+    text = example.targets[0]
+    if choice.chain_of_thought:
+        text = f"{example.rationale} {ANSWER} {text}"
+    if choice.cite:
+        text += "".join(f" [{i}]" for i, document in enumerate(passage_ids, start=1) if document in example.evidence)
+    return text
+
+
+def parse(choice: PromptChoice, text: str) -> Parsed:
+    """Take the answer out of what the model wrote: after the last "Answer:", and without citations."""
+    reasoning = None
+    if choice.chain_of_thought:
+        thought, marker, answer = text.rpartition(ANSWER)
+        if marker:
+            reasoning, text = thought.strip(), answer.strip()
+    cited: tuple[int, ...] | None = None
+    if choice.cite:
+        text, cited = split_citations(text)
+    return Parsed(text, reasoning, cited)
+
+
+def answer_tokens(task: Task, choice: PromptChoice) -> int:
+    """How many tokens the model may write."""
+    return task.config.max_new_tokens + (choice.reasoning_tokens if choice.chain_of_thought else 0) + (4 if choice.cite else 0)
+
+
+def build_messages(
+    task: Task, text: str, shots: Sequence[Example] = (), passages: Sequence[str] = (), choice: PromptChoice | None = None
+) -> list[Message]:
     """The conversation: the instruction opens the first turn, each shot is a turn with its answer, passages stand right before the input.
 
     What all requests of a strategy share comes first, so that it can be computed once.
     """
-    messages: list[Message] = []
-    for shot in shots:
-        messages += [{"role": "user", "content": shot.input}, {"role": "assistant", "content": shot.targets[0]}]
+    choice = choice or PromptChoice()
     numbered = "\n".join(f"[{i}] {p}" for i, p in enumerate(passages, start=1))
-    messages.append({"role": "user", "content": f"{numbered}\n\n{text}" if numbered else text})
-    messages[0] = {"role": "user", "content": f"{task.instruction}\n\n{messages[0]['content']}"}
+    asked = [*(shot.input for shot in shots), f"{numbered}\n\n{text}" if numbered else text]
+    # Asked for once, reasoning is forgotten after a few shots; so every turn asks for it.
+    heads = [instruction(task, choice)] + [choice.chain_of_thought or ""] * len(shots)
+    answers = [answer_text(choice, shot) for shot in shots]
+    messages: list[Message] = []
+    for i, (head, content) in enumerate(zip(heads, asked, strict=True)):
+        messages.append({"role": "user", "content": f"{head}\n\n{content}" if head else content})
+        messages += [{"role": "assistant", "content": answers[i]}] if i < len(answers) else []
     return messages
 
 
 def build_prompts(
-    model: LanguageModel, task: Task, examples: Sequence[Example], shots: Sequence[Example], passages: Sequence[Sequence[str]]
+    model: LanguageModel,
+    task: Task,
+    choice: PromptChoice,
+    examples: Sequence[Example],
+    shots: Sequence[Sequence[Example]],
+    passages: Sequence[Sequence[str]],
 ) -> list[Prompt]:
-    """One prompt per example, each short enough to leave room for the answer.
+    """One prompt per example, with its own shots and passages, each short enough to leave room for the answer.
 
-    Where the window is too small, all requests lose the same last shots (they stay one shared set), then a request its lowest
-    ranked passages. Raises `BenchError` for an example that does not fit on its own.
+    Where the window is too small, shots that all requests share are shortened alike (they stay one shared set), those chosen
+    for a request lose the least similar; then a request loses its lowest ranked passages. Raises `BenchError` for an example
+    that does not fit on its own.
     """
-    room = model.window - task.config.max_new_tokens
+    if not model.reads_instruction:
+        alone = [[{"role": "user", "content": e.input}] for e in examples]
+        return [Prompt(tuple(messages), tuple(model.prompt_ids(messages)), truncated=False) for messages in alone]
+    room = model.window - answer_tokens(task, choice)
 
-    def ids(example: Example, k: int, read: Sequence[str]) -> tuple[list[Message], list[int]]:
-        messages = build_messages(task, example.input, shots[:k], read)
+    def ids(example: Example, shown: Sequence[Example], read: Sequence[str]) -> tuple[list[Message], list[int]]:
+        messages = build_messages(task, example.input, shown, read, choice)
         return messages, model.prompt_ids(messages)
 
-    alone = [len(ids(e, 0, ())[1]) for e in examples]
-    for example, length in zip(examples, alone, strict=True):
+    lengths = [len(ids(e, (), ())[1]) for e in examples]
+    for example, length in zip(examples, lengths, strict=True):
         if length > room:
             raise BenchError(
-                f"task {task.name}: item {example.id} takes {length} tokens with the instruction alone, and {task.config.max_new_tokens} to"
+                f"task {task.name}: item {example.id} takes {length} tokens with the instruction alone, and {model.window - room} to"
                 f" answer; the window of {model.source.name} is {model.window}"
             )
-    longest = max(range(len(examples)), key=alone.__getitem__) if examples else 0
-    k = len(shots)
-    while k and len(ids(examples[longest], k, ())[1]) > room:
-        k -= 1
+    kept = [list(s) for s in shots]
+    if choice.select == "drawn" and examples:
+        longest = max(range(len(examples)), key=lengths.__getitem__)
+        k = len(shots[longest])
+        while k and len(ids(examples[longest], shots[longest][:k], ())[1]) > room:
+            k -= 1
+        kept = [list(s[:k]) for s in shots]
     prompts = []
-    for example, read in zip(examples, passages, strict=True):
+    for i, (example, read) in enumerate(zip(examples, passages, strict=True)):
         n = len(read)
-        messages, tokens = ids(example, k, read)
+        messages, tokens = ids(example, kept[i], read)
         while len(tokens) > room:
-            n -= 1
-            messages, tokens = ids(example, k, read[:n])
-        prompts.append(Prompt(tuple(messages), tuple(tokens), truncated=k < len(shots) or n < len(read)))
+            if choice.select == "nearest" and kept[i]:
+                kept[i].pop(0)  # the nearest stands last
+            else:
+                n -= 1
+            messages, tokens = ids(example, kept[i], read[:n])
+        prompts.append(Prompt(tuple(messages), tuple(tokens), truncated=len(kept[i]) < len(shots[i]) or n < len(read)))
     return prompts
 
 

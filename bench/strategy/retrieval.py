@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import time
+import random
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import BenchError
-from bench.result.store import write_atomic
+from bench.strategy.chunk import Chunk, chunk_passages
 from bench.strategy.embedder import Embedder
+from bench.strategy.lexical import LexicalIndex
+from bench.strategy.reranker import load_reranker
 from bench.strategy.spec import RetrievalChoice
 from bench.strategy.store import Store, StoreSettings
 from bench.task.schema import Example, Task
@@ -18,60 +19,122 @@ from bench.task.schema import Example, Task
 
 @dataclass(frozen=True)
 class Found:
-    """What one request is handed to read, best first, and the documents it comes from."""
+    """What one request is handed to read, best first."""
 
     passages: tuple[str, ...]
     document_ids: tuple[str, ...]
-
-
-def _wait_for(file: Path, seconds: float = 5.0) -> str:
-    """A file that another process writes right after the store it has just built."""
-    until = time.monotonic() + seconds
-    while not file.exists():
-        if time.monotonic() > until:
-            raise BenchError(f"{file}: is missing, so that building the store cannot be charged; remove the folder {file.parent}")
-        time.sleep(0.05)
-    return file.read_text()
+    """The document that each passage is from; one that several are from comes as often."""
+    score: float | None = None
+    """The cosine of the passage nearest to the request, before any reranking; None for a search other than dense."""
 
 
 class Retriever:
-    """Finds passages for requests, from a store on disk or by the examples' gold ids."""
+    """Finds passages for requests: by meaning, by words, by both, or by the examples' gold ids."""
 
     def __init__(self, task: Task, choice: RetrievalChoice, embedder: Embedder | None, folder: Path) -> None:
-        """Build or open the store; `folder` holds stores of all tasks and settings.
+        """Build or open what `choice` searches; `folder` holds stores of all tasks and settings.
 
-        `build_seconds` is (wall, CPU) of building the store, also where an earlier cell built it: each strategy is charged
-        what it would have paid alone.
+        A lexical index is built every time. `embedder`: needed for a dense and a hybrid search.
+
+        Raises `BenchError` for what a store refuses: see `Store.build_or_open`.
         """
         self.choice = choice
-        self.gold = {p.id: p.text for p in task.corpus}
+        self._corpus = task.corpus
         self.store: Store | None = None
-        self.build_seconds = (0.0, 0.0)
-        if choice.search == "dense":
+        self._lexical: LexicalIndex | None = None
+        if choice.search in ("dense", "hybrid"):
             assert embedder is not None
             settings = StoreSettings(**choice.model_dump(include=set(StoreSettings.model_fields)))
-            wall, cpu = time.perf_counter(), time.process_time()
             self.store = Store.build_or_open(folder, task.corpus, embedder, settings)
-            spent = (time.perf_counter() - wall, time.process_time() - cpu)
-            cost_file = self.store.folder / "build_cost.json"
-            if self.store.built:
-                write_atomic(cost_file, json.dumps({"wall_seconds": spent[0], "cpu_seconds": spent[1]}) + "\n")
-                self.build_seconds = spent
-            else:
-                cost = json.loads(_wait_for(cost_file))
-                self.build_seconds = (cost["wall_seconds"], cost["cpu_seconds"])
+        if choice.search in ("lexical", "hybrid"):
+            self._lexical = LexicalIndex(self._chunks())
+
+    @property
+    def build_seconds(self) -> tuple[float, float]:
+        """(wall, CPU) of building the store, also where an earlier cell did; zero without one.
+
+        Each strategy is charged what it would have paid alone.
+        """
+        return self.store.build_seconds if self.store else (0.0, 0.0)
 
     @property
     def size_bytes(self) -> int:
-        """What the store takes on disk; 0 without one."""
-        return self.store.size_bytes if self.store else 0
+        """What has to be kept to find passages: index and chunks, without the models that embed and rerank; 0 for an oracle."""
+        store = self.store.size_bytes if self.store else 0
+        if not self._lexical:
+            return store
+        return self._lexical.size_bytes + (store or sum(len(chunk.text.encode()) for chunk in self._chunks()))
 
     def find(self, examples: Sequence[Example]) -> list[Found] | None:
         """Passages for each example, or None where the strategy reads nothing."""
         if self.choice.search == "none":
             return None
         if self.choice.search == "oracle":
-            return [Found(tuple(self.gold[i] for i in e.evidence), e.evidence) for e in examples]
-        assert self.store is not None
-        hits = self.store.search([e.input for e in examples], self.choice.top_k)
-        return [Found(tuple(h.chunk.text for h in row), tuple(dict.fromkeys(h.chunk.document_id for h in row))) for row in hits]
+            text = {p.id: p.text for p in self._corpus}
+            return [Found(tuple(text[i] for i in e.evidence), e.evidence) for e in examples]
+        top_k = self.choice.top_k
+        return [_found(row[:top_k], score) for row, score in self._rank([e.input for e in examples], top_k)]
+
+    def find_for_training(self, examples: Sequence[Example], gold_share: float | None, seed: int) -> list[Found] | None:
+        """Passages to train each example on: those of `find`, or as in RAFT (Zhang et al. 2024, arXiv 2403.10131).
+
+        With a `gold_share`, that share of the examples (drawn by the seed) reads its gold documents' chunks, best ranked first
+        where they are more than `top_k`, and as many distractors as make up `top_k`: the best ranked chunks of other documents.
+        The other examples read `top_k` distractors; one without evidence, what is ranked best. All in a shuffled order, so that
+        a passage's place tells nothing. What an example gets depends on the seed and its id, not on the examples beside it.
+        """
+        if gold_share is None or self.choice.search == "none":
+            return self.find(examples)
+        top_k = self.choice.top_k
+        of_document: dict[str, list[Chunk]] = defaultdict(list)
+        for chunk in self._chunks():
+            of_document[chunk.document_id].append(chunk)
+        gold_of = [[chunk for i in e.evidence for chunk in of_document[i]] for e in examples]
+        ranked = self._rank([e.input for e in examples], top_k + max(map(len, gold_of), default=0))
+        found = []
+        for example, gold, (row, score) in zip(examples, gold_of, ranked, strict=True):
+            draw = random.Random(f"gold/{seed}/{example.id}")
+            best_first = sorted(gold, key=lambda chunk: row.index(chunk) if chunk in row else len(row))
+            handed = best_first[:top_k] if draw.random() < gold_share else []
+            handed += [chunk for chunk in row if chunk.document_id not in example.evidence][: top_k - len(handed)]
+            draw.shuffle(handed)
+            found.append(_found(handed, score))
+        return found
+
+    def _chunks(self) -> list[Chunk]:
+        return chunk_passages(self._corpus, self.choice.chunk_words, self.choice.chunk_overlap)
+
+    def _rank(self, queries: Sequence[str], depth: int) -> list[tuple[list[Chunk], float | None]]:
+        """At least `depth` chunks for each query where there are as many, best first, and the cosine of the nearest one."""
+        choice = self.choice
+        if choice.search == "hybrid" or choice.rerank:
+            depth = max(depth, choice.candidates)
+        dense = self.store.search(queries, depth) if self.store else [[] for _ in queries]
+        lexical = self._lexical.search(queries, depth) if self._lexical else [[] for _ in queries]
+        by_meaning = [[hit.chunk for hit in row] for row in dense]
+        if choice.search == "hybrid":
+            place = {chunk: i for i, chunk in enumerate(self._chunks())}
+            rows = [fuse(pair, choice.rrf_k, place)[:depth] for pair in zip(by_meaning, lexical, strict=True)]
+        else:
+            rows = [a or b for a, b in zip(by_meaning, lexical, strict=True)]
+        if choice.rerank:
+            assert choice.reranker is not None
+            rows = load_reranker(choice.reranker).order(queries, rows)
+        scores = [row[0].score if row and choice.search == "dense" else None for row in dense]
+        return list(zip(rows, scores, strict=True))
+
+
+def fuse(rankings: Sequence[Sequence[Chunk]], k: int, place: dict[Chunk, int]) -> list[Chunk]:
+    """All chunks of some rankings by reciprocal rank fusion (Cormack, Clarke and Büttcher 2009); equals by their `place`.
+
+    A chunk scores the sum of 1 / (k + rank) over the rankings that hold it, ranks counted from 1.
+    """
+    scores: dict[Chunk, float] = defaultdict(float)
+    for ranking in rankings:
+        for rank, chunk in enumerate(ranking, start=1):
+            scores[chunk] += 1 / (k + rank)
+    return sorted(scores, key=lambda chunk: (-scores[chunk], place[chunk]))
+
+
+def _found(chunks: Sequence[Chunk], score: float | None) -> Found:
+    return Found(tuple(c.text for c in chunks), tuple(c.document_id for c in chunks), score)

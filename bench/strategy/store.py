@@ -1,7 +1,8 @@
 """The retrieval store: chunks, their vectors in a FAISS index, and both on disk. Imports neither torch nor faiss until used.
 
 A store's folder is named by the SHA-256 of all that it is made of, so it never changes once it stands: a store whose
-documents change moves to another folder, and two processes that build the same one write the same files.
+documents change moves to another folder, and two processes that build the same one write the same files, but for what it
+took them.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +27,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bench.errors import BenchError
 from bench.strategy.chunk import Chunk, chunk_passages
 from bench.strategy.embedder import DEFAULT_EMBEDDER, Embedder
+from bench.strategy.index import IndexKind, faiss_threads, new_index
 from bench.task.schema import Passage
 
 _FORMAT = 1
-_INDEX, _CHUNKS, _META = "index.faiss", "chunks.jsonl", "meta.json"
+_INDEX, _CHUNKS, _META, _COST = "index.faiss", "chunks.jsonl", "meta.json", "build_cost.json"
+_COST_KEYS = ("wall_seconds", "cpu_seconds")
+# What faiss gives in place of an id where an approximate index finds fewer than asked for.
+_NONE = -1
 # Scores closer than this are a tie: the same text gets vectors that differ by about 1e-7 when its batch differs.
 _TIE = 1e-6
 
@@ -43,8 +50,10 @@ class StoreSettings(BaseModel):
     """A chunk's words at most. The embedder reads only as far as its own limit (the default one: 256 tokens)."""
     chunk_overlap: int = Field(default=20, ge=0)
     """Words at most that a chunk shares with the one before."""
-    index: Literal["flat"] = "flat"
-    """``flat``: exact search by inner product. Another kind needs a name here and a line in `_new_index`."""
+    index: IndexKind = "flat"
+    """``flat``: exact search by inner product. ``hnsw``: a graph over the vectors (Malkov and Yashunin 2016, arXiv 1603.09320);
+    may miss a neighbour, scores exactly. ``ivfpq``: compressed vectors in lists (Jégou et al. 2011), many times smaller; scores
+    are estimates. Flat is the right one below some 100,000 chunks."""
 
     @model_validator(mode="after")
     def _overlap_below_size(self) -> StoreSettings:
@@ -55,7 +64,7 @@ class StoreSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Hit:
-    """A chunk that was found; `score` is the cosine of its and the query's vectors."""
+    """A chunk that was found; `score` is the cosine of its and the query's vectors (``ivfpq``: an estimate of it)."""
 
     chunk: Chunk
     score: float
@@ -68,6 +77,8 @@ class Store:
         self.settings = settings
         self.built = False
         """Whether `build_or_open` had to build it."""
+        self.build_seconds = (0.0, 0.0)
+        """(wall, CPU) of making it: embedding and indexing, also where an earlier process did that."""
         self._root = root
         self._embedder = embedder
         self._threads = threads
@@ -96,12 +107,13 @@ class Store:
         found = store._read(store.folder)
         if found is None:
             store.built = True
-            store._index = _new_index(settings.index, embedder.dimension)
-            store._insert(passages)
+            with store._timed():
+                store._index = new_index(settings.index, np.zeros((0, embedder.dimension), dtype=np.float32))
+                store._insert(passages)
             store.save()
             store._derived = None
         else:
-            store._index, store._chunks = found
+            store._index, store._chunks, store.build_seconds = found
         return store
 
     @property
@@ -136,7 +148,7 @@ class Store:
         return len(self._chunks)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
-        """The `top_k` nearest chunks of each query, best first; fewer where the store holds fewer.
+        """The `top_k` nearest chunks of each query, best first; fewer where the store holds, or an approximate index finds, fewer.
 
         Several chunks of one document may be among them. Scores within 1e-6 are a tie, and then the earlier chunk is first.
 
@@ -148,10 +160,14 @@ class Store:
             return [[] for _ in queries]
         scores, ids = self._nearest(self._embedder.embed(queries, role="query"), min(top_k, len(self)))
         chunks = self._chunks
-        return [[Hit(chunks[i], s) for i, s in zip(*row, strict=True)] for row in zip(ids.tolist(), scores.tolist(), strict=True)]
+        rows = zip(ids.tolist(), scores.tolist(), strict=True)
+        return [[Hit(chunks[i], s) for i, s in zip(*row, strict=True) if i != _NONE] for row in rows]
 
     def add(self, passages: Sequence[Passage]) -> None:
         """Take documents in without touching the others, after the last one, and save.
+
+        Only a flat index takes them in as it is. An approximate one is built anew, so that it is the one a fresh build makes:
+        ``hnsw`` from the vectors it holds, ``ivfpq``, which holds none, by embedding every chunk again.
 
         Raises `BenchError`, and leaves the store as it was, for an id that is already there or comes twice and for a passage
         without text; and where it cannot be saved.
@@ -160,12 +176,13 @@ class Store:
         for document_id in new:
             if document_id in self._documents:
                 raise BenchError(f'store: document "{document_id}" is already there; expected a new id (remove it first to replace it)')
-        self._insert(passages)
+        with self._timed():
+            self._insert(passages)
         self._documents |= new
         self.save()
 
     def remove(self, document_ids: Iterable[str]) -> None:
-        """Take documents out without touching the others, and save.
+        """Take documents out without touching the others, and save; approximate indexes are built anew as in `add`.
 
         Raises `BenchError`, and leaves the store as it was, for an id that is not there; and where it cannot be saved.
         """
@@ -175,9 +192,13 @@ class Store:
             hint = f'; did you mean "{near[0]}"?' if near else f"; it has {len(self._documents)} documents"
             raise BenchError(f'store: document "{document_id}" is not there{hint}')
         ids = [i for i, chunk in self._chunks.items() if chunk.document_id in gone]
-        self._index.remove_ids(np.array(ids, dtype=np.int64))
-        for i in ids:
-            del self._chunks[i]
+        with self._timed():
+            if self.settings.index == "flat":
+                self._index.remove_ids(np.array(ids, dtype=np.int64))
+                for i in ids:
+                    del self._chunks[i]
+            else:
+                self._rebuild([chunk for chunk in self._chunks.values() if chunk.document_id not in gone])
         self._documents = {i: digest for i, digest in self._documents.items() if i not in gone}
         self.save()
 
@@ -209,6 +230,8 @@ class Store:
                 "sha256": {name: _sha256(temporary / name) for name in (_INDEX, _CHUNKS)},
             }
             (temporary / _META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+            cost = dict(zip(_COST_KEYS, self.build_seconds, strict=True))
+            (temporary / _COST).write_text(json.dumps(cost) + "\n", encoding="utf-8")
             temporary.chmod(0o755)
             made = self._publish(temporary, folder)
         except (OSError, RuntimeError) as error:  # faiss raises RuntimeError when it cannot write
@@ -242,8 +265,8 @@ class Store:
                 shutil.rmtree(aside, ignore_errors=True)
         raise OSError(f"{folder} is being replaced over and over")
 
-    def _read(self, folder: Path) -> tuple[Any, dict[int, Chunk]] | None:
-        """The index and chunks in a folder, or None where they are not there whole and sound."""
+    def _read(self, folder: Path) -> tuple[Any, dict[int, Chunk], tuple[float, float]] | None:
+        """The index, the chunks and what they took in a folder, or None where they are not there whole and sound."""
         import faiss
 
         try:
@@ -257,50 +280,60 @@ class Store:
             ids = faiss.vector_to_array(index.id_map).tolist()
             if index.d != self._embedder.dimension:
                 return None
-            return index, dict(zip(ids, chunks, strict=True))
+            cost = json.loads((folder / _COST).read_bytes())
+            wall, cpu = (float(cost[key]) for key in _COST_KEYS)
+            return index, dict(zip(ids, chunks, strict=True)), (wall, cpu)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError):
             return None
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Add what the body takes to `build_seconds`."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        before = self.build_seconds
+        self.build_seconds = (before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu)
 
     def _insert(self, passages: Sequence[Passage]) -> None:
         chunks = chunk_passages(passages, self.settings.chunk_words, self.settings.chunk_overlap)
         if not chunks:
+            return
+        if self.settings.index != "flat":
+            self._rebuild([*self._chunks.values(), *chunks])
             return
         first = max(self._chunks, default=-1) + 1
         ids = np.arange(first, first + len(chunks), dtype=np.int64)
         self._index.add_with_ids(self._embedder.embed([chunk.text for chunk in chunks]), ids)
         self._chunks |= zip(ids.tolist(), chunks, strict=True)
 
+    def _rebuild(self, chunks: Sequence[Chunk]) -> None:
+        """Make the index of these chunks as a fresh build would; those that it has not yet come last."""
+        held = {} if self.settings.index == "ivfpq" else {chunk.id: i for i, chunk in self._chunks.items()}
+        old = [self._index.reconstruct(held[chunk.id]) for chunk in chunks if chunk.id in held]
+        new = self._embedder.embed([chunk.text for chunk in chunks if chunk.id not in held])
+        vectors = np.concatenate([np.array(old, dtype=np.float32).reshape(-1, self._embedder.dimension), new])
+        with faiss_threads(1):  # with more, the graph depends on which is faster
+            self._index = new_index(self.settings.index, vectors)
+            self._index.add_with_ids(vectors, np.arange(len(chunks), dtype=np.int64))
+        self._chunks = dict(enumerate(chunks))
+
     def _nearest(self, vectors: npt.NDArray[np.float32], k: int, spare: int = 1) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Scores and ids of the `k` best chunks, each (len(vectors), k), ties in the order of ids.
+        """Scores and ids of the `k` best chunks, each (len(vectors), k), ties in the order of ids; `_NONE` fills up at the end.
 
         `spare` more are fetched, to see whether the k-th ties with a chunk that was left out; if so, with more again.
         """
-        import faiss
-
         fetched = min(k + spare, len(self))
         # The number belongs to the whole process, torch included, where both use one OpenMP library.
-        threads = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(self._threads)
-        try:
+        with faiss_threads(self._threads):
             scores, ids = self._index.search(vectors, fetched)
-        finally:
-            faiss.omp_set_num_threads(threads)
         tied = np.zeros(scores.shape, dtype=np.int64)
-        np.cumsum(scores[:, :-1] - scores[:, 1:] > _TIE, axis=1, out=tied[:, 1:])
+        np.cumsum((scores[:, :-1] - scores[:, 1:] > _TIE) | (ids[:, 1:] == _NONE), axis=1, out=tied[:, 1:])
         order = np.lexsort((ids, tied))[:, :k]
         best_scores, best_ids = np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1)
-        open_ended = np.flatnonzero(tied[:, k - 1] == tied[:, -1])
+        open_ended = np.flatnonzero((tied[:, k - 1] == tied[:, -1]) & (ids[:, -1] != _NONE))
         if fetched < len(self) and len(open_ended):
             best_scores[open_ended], best_ids[open_ended] = self._nearest(vectors[open_ended], k, 8 * (spare + 1))
         return best_scores, best_ids
-
-
-def _new_index(kind: Literal["flat"], dimension: int) -> Any:
-    """An empty index that takes and gives up vectors by id."""
-    import faiss
-
-    kinds = {"flat": faiss.IndexFlatIP}
-    return faiss.IndexIDMap2(kinds[kind](dimension))
 
 
 def _digests(passages: Sequence[Passage]) -> dict[str, str]:

@@ -1,24 +1,25 @@
-"""The tuning choice: which weights move, and the training loop that moves them."""
+"""The training loop: moves the weights that `bench.strategy.adapters` marked, and keeps the best checkpoint."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import random
-import tempfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch.nn import functional
 
 from bench.cost.flops import shape_of, training_flops
 from bench.errors import BenchError
 from bench.model.language_model import LanguageModel
+from bench.strategy.adapters import after_step, restore
 from bench.strategy.spec import TuningChoice
 
-IGNORED = -100
+Pair = tuple[list[int], int]
+"""Token ids and how many of them are prompt; a classifier's completion is the index of its label."""
 
 
 @dataclass(frozen=True)
@@ -33,45 +34,31 @@ class Tuned:
     """The trained tensors of the checkpoint that was kept, on the CPU."""
 
 
-def wrap(model: LanguageModel, choice: TuningChoice, seed: int) -> None:
-    """Mark the weights that will move, adding an adapter where the method has one; `seed` draws its initial values."""
-    torch.manual_seed(seed)
-    if choice.method == "full":
-        model.network.requires_grad_(True)
-    elif choice.method == "lora":
-        from peft import LoraConfig, get_peft_model
+class BestCheckpoint:
+    """Keeps the trained tensors of the best validation score so far, and says when to stop."""
 
-        config = LoraConfig(
-            r=choice.r, lora_alpha=choice.alpha, lora_dropout=choice.dropout, target_modules=choice.targets, task_type="CAUSAL_LM"
-        )
-        try:
-            model.network = get_peft_model(model.network, config)
-        except ValueError as error:
-            raise BenchError(f"tuning.targets: {str(error).splitlines()[0]}") from error
+    def __init__(self, model: LanguageModel, evaluate: Callable[[], float], patience: int) -> None:
+        self._model, self._evaluate, self._patience, self._waited = model, evaluate, patience, 0
+        self.best: Tuned | None = None
 
+    def check(self, epochs: float) -> bool:
+        """Score the model as it is; True where training should stop: `patience` checks without a better one, or none can be better."""
+        self._model.network.eval()
+        score = self._evaluate()
+        if self.best is None or score > self.best.validation_score:
+            moving = {n: p for n, p in self._model.network.named_parameters() if p.requires_grad}
+            self.best = Tuned(score, epochs, 0.0, {n: p.detach().to("cpu", copy=True) for n, p in moving.items()})
+            self._waited = 0
+        else:
+            self._waited += 1
+        return self._waited >= self._patience or self.best.validation_score >= 1.0
 
-def parameter_counts(model: LanguageModel, trained: bool) -> tuple[int, int]:
-    """(all parameters, those that move); tied weights count once."""
-    parameters = list(model.network.parameters())
-    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad) if trained else 0
-
-
-def restore(model: LanguageModel, weights: dict[str, torch.Tensor]) -> None:
-    """Put trained tensors back into a model that `wrap` prepared."""
-    own = dict(model.network.named_parameters())
-    with torch.no_grad():
-        for name, value in weights.items():
-            own[name].copy_(value)
-
-
-def artifact_bytes(model: LanguageModel) -> int:
-    """The size of the weights that have to be kept to serve the tuned model, as they are written to disk.
-
-    Their configuration (about a kilobyte) is left out: it names the base model's path, and a record must not depend on paths.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        model.network.save_pretrained(folder)
-        return sum(f.stat().st_size for f in Path(folder).rglob("*.safetensors"))
+    def restored(self, flops: float) -> Tuned:
+        """The best checkpoint, put back into the model."""
+        assert self.best is not None
+        self._model.network.eval()
+        restore(self._model, self.best.weights)
+        return Tuned(self.best.validation_score, self.best.epochs, flops, self.best.weights)
 
 
 def length_grouped(lengths: Sequence[int], size: int, rng: random.Random) -> list[list[int]]:
@@ -82,81 +69,99 @@ def length_grouped(lengths: Sequence[int], size: int, rng: random.Random) -> lis
     return batches
 
 
-def _loss(model: LanguageModel, pairs: Sequence[tuple[list[int], int]]) -> torch.Tensor:
-    """Mean cross-entropy over the completion tokens of a batch, in nats.
+def learning_rate_factor(choice: TuningChoice, step: int, total: int) -> float:
+    """What the learning rate is multiplied by at `step` (from 0) of `total`: linear warm-up, then the schedule down to zero."""
+    warmup = max(1, round(choice.warmup_share * total))
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    return {"linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "constant": 1.0}[choice.schedule]
 
-    Rows are padded on the right and carry no mask: under causal attention no real token sees the padding. Logits are computed
-    only at positions from which some row's completion is predicted.
-    """
-    width = max(len(ids) for ids, _ in pairs)
-    first = min(n for _, n in pairs) - 1
-    ids = torch.tensor([row + [model.pad_id] * (width - len(row)) for row, _ in pairs], device=model.device)
-    labels = torch.tensor([[IGNORED] * n + row[n:] + [IGNORED] * (width - len(row)) for row, n in pairs], device=model.device)
-    keep = torch.arange(first, width - 1, device=model.device)
-    logits = model.network(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
-    targets = labels[:, first + 1 :]
-    return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+
+def balanced_weights(labels: Sequence[str]) -> list[float]:
+    """One weight per example, the inverse of its label's share over the number of labels; their mean is 1."""
+    counts = Counter(labels)
+    return [len(labels) / (len(counts) * counts[label]) for label in labels]
 
 
 def tune(
     model: LanguageModel,
     choice: TuningChoice,
-    pairs: Sequence[tuple[list[int], int]],
+    pairs: Sequence[Pair],
     evaluate: Callable[[], float],
     seed: int,
+    weights: Sequence[float] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tuned:
-    """Train the wrapped `model` on (token ids, prompt length) pairs, completion tokens only, and keep the best checkpoint.
+    """Train the wrapped `model` on `pairs`, completion tokens only, and keep the best checkpoint; `weights`: one per pair.
 
-    AdamW with linear warm-up and cosine decay to zero, gradient clipping, length-grouped batches. `evaluate` gives the
-    validation score (higher is better, 1 at most) `choice.evaluations` times, evenly spread; training stops after
-    `choice.patience` evaluations without a better one, or when none can be better. Raises `BenchError` for an example that
-    exceeds the window or a loss that is not finite.
+    AdamW with warm-up and schedule, gradient clipping, length-grouped batches. `evaluate` gives the validation score (higher is
+    better, 1 at most) `choice.evaluations` times, evenly spread; training stops after `choice.patience` evaluations without a
+    better one, or when none can be better. Raises `BenchError` for an example that exceeds the window, nothing to train on or a
+    loss that is not finite.
     """
-    for ids, _ in pairs:
-        if len(ids) > model.window:
+    if not pairs:
+        raise BenchError("tuning: found no training example; expected at least one")
+    for ids, n in pairs:
+        if model.positions((ids, n)) > model.window:
             raise BenchError(f"a training example of {len(ids)} tokens exceeds the window of {model.source.name}, {model.window}")
     network = model.network
-    moving = {n: p for n, p in network.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(moving.values(), lr=choice.learning_rate, weight_decay=choice.weight_decay, fused=True)
+    moving = [p for p in network.parameters() if p.requires_grad]
+    for parameter in moving:
+        parameter.data = parameter.data.float()  # what moves in small steps needs float32, whatever the frozen base is kept in
+    optimizer = torch.optim.AdamW(moving, lr=choice.learning_rate, weight_decay=choice.weight_decay, fused=True)
     rng = random.Random(f"tune/{seed}")
     per_epoch = math.ceil(len(pairs) / choice.batch_size)
     total = per_epoch * choice.epochs
-    warmup = max(1, round(choice.warmup_share * total))
     due = {round(total * (i + 1) / choice.evaluations) for i in range(choice.evaluations)}
     shape = shape_of(network)
-    best: Tuned | None = None
+    checkpoint = BestCheckpoint(model, evaluate, choice.patience)
     lengths = [len(ids) for ids, _ in pairs]
     batches = itertools.chain.from_iterable(length_grouped(lengths, choice.batch_size, rng) for _ in range(choice.epochs))
-    flops, waited = 0.0, 0
-    for step, batch in enumerate(batches):
-        rate = (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-        for group in optimizer.param_groups:
-            group["lr"] = choice.learning_rate * rate
-        network.train()
-        loss = _loss(model, [pairs[i] for i in batch])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(list(moving.values()), choice.max_gradient_norm)
-        if not math.isfinite(float(norm)):
-            raise BenchError(f"training diverged at step {step + 1} (learning rate {choice.learning_rate}): the gradient is not finite")
-        optimizer.step()
-        flops += sum(training_flops(shape, len(ids), logits_tokens=len(ids) - n) for ids, n in (pairs[i] for i in batch))
-        if on_step:
-            on_step(step + 1, total)
-        if step + 1 in due:
-            network.eval()
-            score = evaluate()
-            if best is None or score > best.validation_score:
-                weights = {n: p.detach().to("cpu", copy=True) for n, p in moving.items()}
-                best, waited = Tuned(score, (step + 1) / per_epoch, 0.0, weights), 0
-            else:
-                waited += 1
-            if waited >= choice.patience or best.validation_score >= 1.0:
+    flops = 0.0
+    with gradient_checkpointing(model, choice.gradient_checkpointing):
+        for step, batch in enumerate(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = choice.learning_rate * learning_rate_factor(choice, step, total)
+            network.train()
+            optimizer.zero_grad(set_to_none=True)
+            _backward(model, [pairs[i] for i in batch], [weights[i] for i in batch] if weights else None, choice.accumulate)
+            norm = torch.nn.utils.clip_grad_norm_(moving, choice.max_gradient_norm)
+            if not math.isfinite(float(norm)):
+                raise BenchError(f"training diverged at step {step + 1} (learning rate {choice.learning_rate}): the gradient is not finite")
+            optimizer.step()
+            after_step(model, step, total)
+            flops += sum(training_flops(shape, len(ids), logits_tokens=len(ids) - n) for ids, n in (pairs[i] for i in batch))
+            if on_step:
+                on_step(step + 1, total)
+            if step + 1 in due and checkpoint.check((step + 1) / per_epoch):
                 break
-    network.eval()
-    assert best is not None
-    restore(model, best.weights)
-    return Tuned(best.validation_score, best.epochs, flops, best.weights)
+    return checkpoint.restored(flops)
 
 
+def _backward(model: LanguageModel, batch: Sequence[Pair], weights: Sequence[float] | None, parts: int) -> None:
+    """Gradients of the batch's mean loss, computed in `parts` one after the other: the same but for rounding."""
+    each = weights or [1.0] * len(batch)
+    mass = [w * (len(ids) - n) for (ids, n), w in zip(batch, each, strict=True)]
+    size = math.ceil(len(batch) / parts)
+    for i in range(0, len(batch), size):
+        share = sum(mass[i : i + size]) / sum(mass)
+        with model.autocast():
+            loss = model.loss(batch[i : i + size], weights[i : i + size] if weights else None)
+        (loss * share).backward()
+
+
+@contextmanager
+def gradient_checkpointing(model: LanguageModel, wanted: bool) -> Iterator[None]:
+    """Compute activations again in the backward pass inside this context, where `wanted`; `BenchError` for a model that cannot."""
+    if not wanted:
+        yield
+        return
+    try:
+        model.network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except (ValueError, AttributeError) as error:
+        raise BenchError(f"tuning.gradient_checkpointing: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        model.network.gradient_checkpointing_disable()

@@ -44,6 +44,10 @@ def validate(folder: Path | str, data: str | None = None) -> list[str]:
             f"{split}: {len(examples)} items in {len({e.cluster for e in examples})} clusters, {answerable:.1%} answerable, "
             f"median words {asked:.0f} in the input and {answered:.0f} in the answer"
         )
+    reasoning = [example.rationale for split in SPLITS for example in getattr(task, split) if example.rationale is not None]
+    if reasoning:
+        words = [len(text.split()) for text in reasoning]
+        lines.append(f"rationales: {len(reasoning)}, median words {statistics.median(words):.0f}, at most {max(words)}")
     if task.corpus:
         used = {identity for split in SPLITS for example in getattr(task, split) for identity in example.evidence}
         lines.append(f"corpus: {len(task.corpus)} passages, {len(used)} of them named as evidence")
@@ -115,6 +119,10 @@ max_new_tokens: {tokens}
 
 # Columns by whose values the metrics are also reported apart.
 # slices: [source]
+
+# The column with the reasoning that leads to the answer (every training row needs one): what worked examples and tuning show
+# where a strategy reasons first. Leave it out and only zero-shot chain of thought is run.
+# rationale: reasoning
 
 # Rows from elsewhere: a folder, or a data set of the hub with its revision.
 # data: ../rows

@@ -211,6 +211,7 @@ def _examples(folder: Path, config: TaskConfig, rows: Mapping[str, Sequence[Row]
                 _cluster(row, config.cluster) or f"{split}/{identity}" if config.cluster else identity,
                 _evidence(row, config.evidence, passages) if config.evidence else (),
                 {name: _slice(row, name) for name in config.slices},
+                _rationale(row, config.rationale, split) if config.rationale else None,
             )
         splits[split] = list(examples.values())
     return splits
@@ -291,6 +292,18 @@ def _evidence(row: Row, name: str, passages: set[str]) -> tuple[str, ...]:
             near = f"; {hint}" if hint.startswith("did") else ""
             raise BenchError(f'{row.where}: column "{name}": the corpus has no passage "{identity}"{near}')
     return found
+
+
+def _rationale(row: Row, name: str, split: str) -> str | None:
+    """Worked examples and tuning show it, so each training row needs one; validation and test rows are only asked."""
+    value = _column(row, name, "rationale") if split == "train" else row.values.get(name)
+    value = value.strip() if isinstance(value, str) else value
+    if split != "train" and value in (None, ""):
+        return None
+    if not isinstance(value, str) or not value:
+        found = "an empty text" if value == "" else json_type(value)
+        raise BenchError(f'{row.where}: column "{name}": found {found}, expected the reasoning that leads to the answer')
+    return value
 
 
 def _targets(row: Row, config: TaskConfig) -> tuple[tuple[str, ...], bool]:

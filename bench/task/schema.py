@@ -25,6 +25,8 @@ class TaskConfig(BaseModel):
     """Column with the right answer; a list means that any one is right, an empty list that the question has no answer."""
     evidence: str | None = None
     """Column with the ids of the passages that hold the answer."""
+    rationale: str | None = None
+    """Column with the reasoning that leads to the answer, for worked examples with a chain of thought."""
     cluster: str | None = None
     """Column that says which items are not independent; default: every item on its own."""
     slices: list[str] = Field(default_factory=list)
@@ -59,6 +61,7 @@ class Example:
     cluster: str
     evidence: tuple[str, ...] = ()
     slices: dict[str, str] = field(default_factory=dict)
+    rationale: str | None = None
 
 
 @dataclass(frozen=True)

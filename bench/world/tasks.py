@@ -1,56 +1,28 @@
-"""The four tasks of the embedded world: settings, examples, corpus and data card, written from a seed.
+"""The tasks of the embedded world: settings, examples, corpus and data card, written from a seed.
 
-Three of the tasks carry an *aside* in some items (a remark on another topic, an earlier trial, a friend's opinion) that the
+Three of them carry an *aside* in some items (a remark on another topic, an earlier trial, a friend's opinion) that the
 right answer leaves out. Without it, a tuned model is at ceiling and strategies cannot be told apart.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from bench.errors import BenchError
 from bench.world import entities as e
 from bench.world import text as t
+from bench.world.draft import TEST, VALIDATION, Draft, Row, numbered, shuffled
 from bench.world.episodes import LABELS
+from bench.world.reasoning import product_reasoning
 
 TASKS_SEED = 20261122
 """The seed of the committed tasks."""
 
-VALIDATION, TEST = 200, 400
 # Few enough that tuned models stay below their ceiling; product_support's 200 follow from its facts.
 TRIAGE_TRAIN, ABSTRACT_TRAIN, REVIEW_TRAIN = 200, 84, 60
 ASIDE_SHARE = 0.4
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A task before it is written: settings, rows of each split, corpus, and what the data card says about it."""
-
-    config: dict[str, Any]
-    card: str
-    train: list[Row]
-    validation: list[Row]
-    test: list[Row]
-    corpus: list[Row] | None = None
-
-
-def _numbered(split: str, rows: list[Row]) -> list[Row]:
-    return [{"id": f"{split}-{i:03d}", **row} for i, row in enumerate(rows, start=1)]
-
-
-def _shuffled(rng: random.Random, *splits: list[Row]) -> Iterator[list[Row]]:
-    """The rows of train, validation and test, each split in an order drawn from `rng` and with an id first."""
-    for name, rows in zip(("train", "validation", "test"), splits, strict=True):
-        yield _numbered(name, rng.sample(rows, len(rows)))
 
 
 # ---------------------------------------------------------------------------------------------- product_support
@@ -169,8 +141,8 @@ Headroom: without passages and training the facts cannot be known, so exact matc
 (about 1 in 10); the right answer to every `seen` question and abstention elsewhere gives 60 %; the gold passage and a model
 that reads gives up to 100 %. Retrieved passages are hard: the nearest pages are those of names that share a word, and the more
 of them stand in the prompt, the more often an untrained reader takes the value of a wrong one."""
-    _, validation, test = _shuffled(rng, [], validation, test)
-    return Draft(config, card, _numbered("train", train), validation, test, corpus)
+    _, validation, test = shuffled(rng, [], validation, test)
+    return Draft(config, card, numbered("train", train), validation, test, corpus)
 
 
 # ---------------------------------------------------------------------------------------------- ticket_triage
@@ -231,7 +203,7 @@ Slices:
 
 Headroom: the majority label has {TOPIC_PERCENT[0]} %, and zero-shot should be near chance because the codes say nothing. A classifier
 that takes the last clause for the main one is wrong in about a fifth of the items."""
-    return Draft(config, card, *_shuffled(rng, train, validation, test))
+    return Draft(config, card, *shuffled(rng, train, validation, test))
 
 
 # ---------------------------------------------------------------------------------------------- abstract_summary
@@ -280,7 +252,7 @@ and test, which share none), and the slice `aside` (`yes` or `no`).
 Headroom: the base model was pretrained to summarise such abstracts in five other styles, most of which leave out the
 percentage; so without examples it gets some words right and not the style, and key facts can be lost or taken from the earlier
 trial with examples too."""
-    return Draft(config, card, *_shuffled(rng, *splits))
+    return Draft(config, card, *shuffled(rng, *splits))
 
 
 # ---------------------------------------------------------------------------------------------- review_feedback
@@ -328,51 +300,23 @@ and the slice `aside` (`yes` or `no`).
 
 Headroom: the base model was pretrained to write other sets of keys; it knows what a score and an aspect are, but not what a
 `comment` is, so without examples up to two fields of three can be right."""
-    return Draft(config, card, *_shuffled(rng, *splits))
+    return Draft(config, card, *shuffled(rng, *splits))
 
 
 # ---------------------------------------------------------------------------------------------- writing
 
-TASKS = {f.__name__: f for f in (product_support, ticket_triage, abstract_summary, review_feedback)}
-
-
-def _jsonl(rows: list[Row]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _files(name: str, draft: Draft, seed: int) -> dict[str, str]:
-    corpus = f", {len(draft.corpus)} documents" if draft.corpus else ""
-    card = f"""# {name}
-
-{draft.config["description"]}
-Part of the synthetic world of this package; no real person, firm or product is meant.
-
-{draft.card}
-
-Sizes: {len(draft.train)} train, {len(draft.validation)} validation, {len(draft.test)} test{corpus}.
-
-Generated, this card included, by `bench world make-tasks --seed {seed}` (`bench/world/tasks.py`); the same seed gives the
-same bytes. Licence: Apache-2.0.
-"""
-    files = {
-        "task.yaml": yaml.safe_dump(draft.config, sort_keys=False, width=1000, allow_unicode=True),
-        "train.jsonl": _jsonl(draft.train), "validation.jsonl": _jsonl(draft.validation), "test.jsonl": _jsonl(draft.test),
-        "README.md": card,
-    }
-    if draft.corpus is not None:
-        files["corpus.jsonl"] = _jsonl([{"id": row["id"], "text": row["text"]} for row in draft.corpus])
-    return files
+TASKS = {f.__name__: f for f in (product_support, ticket_triage, abstract_summary, review_feedback, product_reasoning)}
 
 
 def make_tasks(folder: Path, seed: int) -> None:
-    """Write the four tasks into `folder`, one sub-folder each; files of the same name are replaced.
+    """Write the tasks into `folder`, one sub-folder each; files of the same name are replaced.
 
     The same seed gives the same bytes, and each task depends on the seed alone (not on the other tasks).
 
     Raises:
         BenchError: if `folder` cannot be written, or the seed leaves a product without a wording for test (rare).
     """
-    written = {name: _files(name, make(random.Random(f"{seed}/{name}")), seed) for name, make in TASKS.items()}
+    written = {name: make(random.Random(f"{seed}/{name}")).files(name, seed) for name, make in TASKS.items()}
     for name, files in written.items():
         try:
             (folder / name).mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,13 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
+    BertForSequenceClassification,
     BertModel,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -18,6 +23,10 @@ from transformers import (
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
 )
 
 from bench.cost.flops import ModelShape, forward_flops, generation_flops, shape_of, training_flops
@@ -59,6 +68,54 @@ def mixtral() -> PreTrainedModel:
 def bert() -> PreTrainedModel:
     sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 8, "num_attention_heads": 4}
     return BertModel(BertConfig(**sizes, vocab_size=320, **EAGER), add_pooling_layer=False)
+
+
+def t5(**changes: object) -> PreTrainedModel:
+    """A decoder of another depth than the encoder, and heads wider than the residual stream."""
+    sizes = {"d_model": 64, "d_kv": 32, "num_heads": 4, "d_ff": 172, "num_layers": 6, "num_decoder_layers": 4, "vocab_size": 320}
+    settings = {**sizes, "decoder_start_token_id": 0, "dropout_rate": 0.0, **EAGER, **changes}
+    return T5ForConditionalGeneration(T5Config(**settings))
+
+
+def bart() -> PreTrainedModel:
+    layers = {"encoder_layers": 3, "decoder_layers": 5, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    sizes = {"d_model": 64, "encoder_ffn_dim": 172, "decoder_ffn_dim": 128, "vocab_size": 320, "max_position_embeddings": 128}
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": None}
+    return BartForConditionalGeneration(BartConfig(**layers, **sizes, **ends, dropout=0.0, **EAGER))
+
+
+def t5gemma() -> PreTrainedModel:
+    """Its own settings for each side, and keys and values for two queries each."""
+    sizes = {"hidden_size": 64, "intermediate_size": 172, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
+    side = {**sizes, "vocab_size": 320, "attn_implementation": "eager"}
+    config = T5GemmaConfig(encoder={**side, "num_hidden_layers": 3}, decoder={**side, "num_hidden_layers": 2}, vocab_size=320, **EAGER)
+    return T5GemmaForConditionalGeneration(config)
+
+
+def bert_classifier(**changes: object) -> PreTrainedModel:
+    sizes = {"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 8, "num_attention_heads": 4, "vocab_size": 320}
+    return BertForSequenceClassification(BertConfig(**sizes, num_labels=30, **EAGER, **changes))
+
+
+def distilbert_classifier() -> PreTrainedModel:
+    config = DistilBertConfig(dim=64, hidden_dim=172, n_layers=8, n_heads=4, vocab_size=320, num_labels=30, **EAGER)
+    return DistilBertForSequenceClassification(config)
+
+
+def counted_pair(model: torch.nn.Module, read: int, written: int, *, train: bool = False) -> int:
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(train):
+        out = model(input_ids=torch.arange(read)[None] % 300, labels=torch.arange(written)[None] % 300)
+        if train:
+            out.loss.backward()
+    return int(counter.get_total_flops())
+
+
+def counted_label(model: torch.nn.Module, tokens: int, *, train: bool = False) -> int:
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(train):
+        out = model(input_ids=torch.arange(tokens)[None], labels=torch.tensor([3]))
+        if train:
+            out.loss.backward()
+    return int(counter.get_total_flops())
 
 
 def counted(model: torch.nn.Module, tokens: int, *, train: bool = False, **call: object) -> int:
@@ -199,6 +256,101 @@ def test_a_soft_prompt_sends_gradients_through_every_layer():
     assert training_flops(shape, 74, causal=False) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
+@pytest.mark.parametrize("build", [t5, bart, t5gemma])
+@pytest.mark.parametrize(("read", "written"), [(1, 1), (60, 9), (7, 40)])
+def test_an_encoder_decoder_agrees_with_the_counter(build, read, written):
+    model = build()
+    found = forward_flops(shape_of(model), read + written, logits_tokens=written, causal=False)
+    assert found == pytest.approx(counted_pair(model, read, written), rel=0.02)
+
+
+@pytest.mark.parametrize("build", [t5, bart, t5gemma])
+def test_an_encoder_decoders_training_is_three_forward_passes(build):
+    model = build()
+    shape = shape_of(model)
+    found = training_flops(shape, 72, logits_tokens=12, causal=False)
+    assert found == pytest.approx(counted_pair(model, 60, 12, train=True), rel=0.02)
+    assert found == 3 * forward_flops(shape, 72, logits_tokens=12, causal=False)
+
+
+def test_the_encoder_runs_once_for_all_that_the_decoder_writes():
+    model = t5().eval()
+    ids = torch.arange(40)[None] + 2
+    settings = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False}
+    with FlopCounterMode(display=False) as counter:
+        model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+    shape = shape_of(model)
+    assert generation_flops(shape, 40, 10) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert generation_flops(shape, 40, 20) < 2 * generation_flops(shape, 40, 10)
+    assert shape.encoder is not None
+    # Without an answer: the encoder, and the keys and values that the decoder would read.
+    assert generation_flops(shape, 40, 0) == forward_flops(shape.encoder, 40) + 2 * shape.cross_params * 40
+
+
+@pytest.mark.parametrize(("build", "targets"), [(t5, ["q", "v"]), (t5, "all-linear"), (bart, ["k_proj", "v_proj", "fc1"])])
+def test_lora_on_an_encoder_decoder_agrees_with_the_counter(build, targets):
+    before = shape_of(build())
+    model = get_peft_model(build(), LoraConfig(r=8, target_modules=targets, task_type="SEQ_2_SEQ_LM"))
+    shape = shape_of(model)
+    assert shape.encoder is not None
+    assert before.encoder is not None
+    assert (shape.matmul_params, shape.encoder.matmul_params) == (before.matmul_params, before.encoder.matmul_params)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert shape.trainable_params + shape.encoder.trainable_params == shape.adapter_params + shape.encoder.adapter_params == trained
+    assert shape.cross_params > before.cross_params
+    # Two stacks, so two lowest layers whose projections are counted with activation gradients.
+    found = training_flops(shape, 72, logits_tokens=12, causal=False)
+    assert found == pytest.approx(counted_pair(model, 60, 12, train=True), rel=0.04)
+
+
+def test_a_decoder_that_trains_alone_sends_nothing_into_the_encoder():
+    model = t5()
+    model.requires_grad_(False)
+    model.decoder.block[2:].requires_grad_(True)
+    shape = shape_of(model)
+    assert shape.encoder is not None
+    assert (shape.encoder.backward_layers, shape.backward_layers) == (0, 2)
+    found = training_flops(shape, 72, logits_tokens=12, causal=False)
+    assert found == pytest.approx(counted_pair(model, 60, 12, train=True), rel=0.03)
+    soft = get_peft_model(t5(), PromptTuningConfig(num_virtual_tokens=4, num_transformer_submodules=1, task_type="SEQ_2_SEQ_LM"))
+    shape = shape_of(soft)
+    assert shape.encoder is not None
+    assert (shape.encoder.backward_layers, shape.backward_layers, shape.trainable_params) == (6, 4, 0)
+
+
+@pytest.mark.parametrize("build", [bert_classifier, distilbert_classifier])
+@pytest.mark.parametrize("tokens", [1, 12, 60])
+def test_a_classifier_agrees_with_the_counter(build, tokens):
+    model = build()
+    shape = shape_of(model)
+    assert shape.bidirectional
+    assert shape.head_params == 64 * 64 + 64 * 30
+    # The head sees one position; the label that training counts as a token goes through nothing.
+    assert generation_flops(shape, tokens, 0) == pytest.approx(counted_label(model, tokens), rel=0.01)
+    found = training_flops(shape, tokens + 1, logits_tokens=1)
+    assert found == pytest.approx(counted_label(model, tokens, train=True), rel=0.01)
+    assert found == 3 * generation_flops(shape, tokens, 0)
+
+
+def test_lora_under_a_classifier_trains_the_head_too():
+    settings = LoraConfig(r=8, target_modules=["query", "value"], task_type="SEQ_CLS", modules_to_save=["classifier"])
+    model = get_peft_model(bert_classifier(), settings)
+    shape = shape_of(model)
+    assert shape.trainable_head_params == 64 * 30
+    assert shape.adapter_params == 8 * 2 * 8 * 128
+    assert shape.backward_layers == 8
+    assert training_flops(shape, 61, logits_tokens=1) == pytest.approx(counted_label(model, 60, train=True), rel=0.03)
+
+
+def test_a_classifiers_head_alone_sends_no_gradients_into_the_body():
+    model = bert_classifier()
+    model.requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    shape = shape_of(model)
+    assert shape.backward_layers == 0
+    assert training_flops(shape, 61, logits_tokens=1) == pytest.approx(counted_label(model, 60, train=True), rel=0.01)
+
+
 def test_shape_by_hand():
     shape = shape_of(llama())
     layer = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 172
@@ -221,5 +373,11 @@ def test_bad_input():
         forward_flops(shape, 5, logits_tokens=6)
     with pytest.raises(ValueError, match="token counts"):
         generation_flops(shape, 5, 1, n_cached_tokens=6)
+    with pytest.raises(ValueError, match="needs logits_tokens"):
+        forward_flops(shape_of(t5()), 5)
+    with pytest.raises(ValueError, match="2 cached, which an encoder cannot use"):
+        generation_flops(shape_of(t5()), 5, 1, n_cached_tokens=2)
+    with pytest.raises(ValueError, match="2 before, which an encoder cannot use"):
+        generation_flops(shape_of(bert()), 5, 0, n_cached_tokens=2)
     with pytest.raises(BenchError, match='Linear: cannot count FLOPs, "num_hidden_layers" is None'):
         shape_of(torch.nn.Linear(2, 2))

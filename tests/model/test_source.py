@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,49 @@ def test_a_hub_id_without_network_is_one_line() -> None:
     with pytest.raises(BenchError, match="could not be fetched") as error:
         locate("someone/some-model")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "causal"),
+        ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "causal"),
+        ({"model_type": "bert", "architectures": ["BertLMHeadModel"], "is_decoder": True}, "causal"),
+        ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}, "seq2seq"),
+        ({"model_type": "t5", "architectures": ["T5WithLMHeadModel"], "is_encoder_decoder": True}, "seq2seq"),
+        ({"model_type": "mt5"}, "seq2seq"),
+        ({"model_type": "bart", "architectures": ["BartForCausalLM"], "is_encoder_decoder": False}, "causal"),
+        ({"model_type": "unheard_of", "is_encoder_decoder": True}, "seq2seq"),
+        ({"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"]}, "causal"),
+        ({"model_type": "bert", "architectures": ["BertModel"]}, "encoder"),
+        ({"model_type": "bert"}, "encoder"),
+        ({"model_type": "bert", "architectures": None}, "encoder"),
+        ({"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}, "encoder"),
+        ({"model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"]}, "encoder"),
+        ({"model_type": "mpnet", "architectures": ["MPNetModel"]}, "encoder"),
+        ({"model_type": "unheard_of", "architectures": ["UnheardOfForMaskedLM"]}, "encoder"),
+        ({"model_type": "unheard_of", "architectures": ["UnheardOfModel"]}, "causal"),
+        ({}, "causal"),
+    ],
+)
+def test_the_configuration_says_what_a_model_can_do(copy: Path, config: dict[str, object], kind: str) -> None:
+    (copy / "config.json").write_text(json.dumps(config))
+    assert locate(str(copy)).kind == kind
+
+
+def test_the_packaged_sentence_encoder_goes_by_its_name() -> None:
+    source = locate("all-MiniLM-L6-v2")
+    assert (source.name, source.kind) == ("all-MiniLM-L6-v2", "encoder")
+    assert (source.folder / "model.safetensors").is_file()
+    assert locate(str(source.folder)).fingerprint == source.fingerprint
+
+
+def test_models_are_located_without_torch() -> None:
+    code = "import sys; from bench.model.source import locate; locate('embedded'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_configuration_that_is_no_mapping(copy: Path) -> None:
+    (copy / "config.json").write_text("[1]")
+    with pytest.raises(BenchError, match=r"config\.json: found a list; expected a mapping"):
+        locate(str(copy))

@@ -5,11 +5,8 @@ import pytest
 import torch
 
 from bench.cost.meter import Meter
-from bench.errors import BenchError
 from bench.model.source import locate
-from bench.run import fit as module
-from bench.run.fit import Fitted, fit, search
-from bench.strategy.spec import Strategy
+from bench.run.fit import Asker, Fitted, fit
 from bench.suite import Cell, Suite, expand
 
 
@@ -32,59 +29,76 @@ def test_a_shot_is_not_trained_on_with_its_own_answer_in_the_prompt(
     cell: Callable[[str], Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[str]] = []
-    requests = Fitted.requests
+    requests = Asker.requests
 
-    def spy(self: Fitted, examples: list, read: bool = True) -> list:  # type: ignore[type-arg]
+    def spy(self: Asker, examples: list, found: object) -> list:  # type: ignore[type-arg]
         asked.append([e.id for e in examples])
-        return requests(self, examples, read)
+        return requests(self, examples, found)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Fitted, "requests", spy)
+    monkeypatch.setattr(Asker, "requests", spy)
     c = cell("prompt: {shots: 4}\ntuning: {method: lora, epochs: 1, evaluations: 1}\n")
     fitted = fit(c, c.strategy, tmp_path, Meter(), lambda text: None)
-    shown = {s.id for s in fitted.shots}
+    shown = {s.id for s in fitted.asker.shots}
     assert len(shown) == 4
-    assert asked[0] == [e.id for e in c.task.train if e.id not in shown]
-    assert asked[1] == [e.id for e in c.task.validation]
+    assert asked[0] == [e.id for e in c.task.validation]
+    assert asked[1] == [e.id for e in c.task.train if e.id not in shown]
 
 
-def test_the_best_trial_is_kept_even_if_it_was_not_the_last(
-    cell: Callable[[str], Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scores = iter([0.4, 0.9, 0.2])
-    kept: list[dict[str, torch.Tensor]] = []
-    tune = module.tune
-
-    def scored(*arguments: object, **named: object) -> object:
-        tuned = tune(*arguments, **named)  # type: ignore[arg-type]
-        kept.append(tuned.weights)
-        return tuned
-
-    monkeypatch.setattr(module, "tune", scored)
-    monkeypatch.setattr(Fitted, "score", lambda self, examples, requests: next(scores))
-    c = cell("tuning: {method: lora, epochs: 1, evaluations: 1}\nsearch: {tuning.learning_rate: [1.0e-3, 2.0e-3, 3.0e-3]}\n")
-    fitted, trials = search(c, tmp_path, Meter(), lambda text: None)
-    assert [t.validation_score for t in trials] == [0.4, 0.9, 0.2]
-    assert fitted.strategy.tuning.learning_rate == 2e-3
-    own = dict(fitted.model.network.named_parameters())
-    assert all(torch.equal(own[n], w) for n, w in kept[1].items())
-    assert all(t.cpu_seconds > 0 and t.flops > 0 for t in trials)
+def test_several_tasks_are_trained_together_and_selected_by_their_mean(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    """The cells of all tasks come to the same weights."""
+    strategy = tmp_path / "mine.yaml"
+    strategy.write_text("tuning: {method: lora, epochs: 2, evaluations: 2}\n")
+    tasks = [str(make_task("colors")), str(make_task("shapes", instruction="Name the shape: {{ labels }}."))]
+    suite = Suite(tasks=tasks, strategies=[str(strategy)], seeds=[0], multitask=True)
+    cells = expand(suite, locate("embedded"))
+    fitted = [fit(c, c.strategy, tmp_path, Meter(), lambda text: None) for c in cells]
+    first, second = (f.tuned.weights for f in fitted if f.tuned)
+    assert [t.name for t in cells[0].trained_with] == ["shapes"]
+    assert all(torch.equal(first[n], second[n]) for n in first)
+    alone = expand(suite.model_copy(update={"multitask": False}), locate("embedded"))
+    assert {c.cell_id for c in alone}.isdisjoint({c.cell_id for c in cells})
 
 
-def test_a_diverging_trial_is_a_failed_trial(cell: Callable[[str], Cell], tmp_path: Path) -> None:
-    text = "tuning: {method: full, epochs: 2, evaluations: 1, max_gradient_norm: 1.0e+30}\nsearch: {tuning.learning_rate: [%s]}\n"
-    c = cell(text % "1.0e+30, 1.0e-4")
-    fitted, trials = search(c, tmp_path, Meter(), lambda text: None)
-    assert trials[0].validation_score is None
-    assert trials[0].error
-    assert "diverged" in trials[0].error
-    assert fitted.strategy.tuning.learning_rate == 1e-4
+def test_documents_are_trained_on_as_plain_text(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_task()
+    (folder / "corpus.jsonl").write_text('{"id": "d1", "text": "The Zorba Pro is red."}\n{"id": "d2", "text": "The lid of it is blue."}\n')
+    strategy = tmp_path / "mine.yaml"
+    strategy.write_text("tuning: {method: lora, epochs: 1, evaluations: 1, train_on: [documents]}\n")
+    c = cell_of(folder, strategy)
+    fitted = Fitted(c, c.strategy, tmp_path, Meter())
+    pairs, weights = fitted._pairs([fitted.asker], c.strategy.tuning)
+    assert weights is None
+    tokenizer = fitted.model.tokenizer
+    assert [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids, _ in pairs] == [p.text for p in c.task.corpus]
+    assert all(n == 1 and ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id for ids, n in pairs)
 
 
-def test_a_search_of_failures_fails_with_the_last_reason(cell: Callable[[str], Cell], tmp_path: Path) -> None:
-    text = "tuning: {method: lora, targets: [nothing], epochs: 1}\nsearch: {tuning.learning_rate: [1.0e-3, 1.0e-4]}\n"
-    with pytest.raises(BenchError, match=r"all 2 trials of the search failed.*nothing"):
-        search(cell(text), tmp_path, Meter(), lambda text: None)
+def test_rare_labels_weigh_more_where_labels_are_balanced(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    rows = {"train": [{"id": f"t{i}", "text": f"message number {i} about it", "label": "zek" if i else "pol"} for i in range(4)]}
+    strategy = tmp_path / "mine.yaml"
+    strategy.write_text("tuning: {method: lora, class_weights: balanced}\n")
+    c = cell_of(make_task(rows=rows), strategy)
+    fitted = Fitted(c, c.strategy, tmp_path, Meter())
+    _, weights = fitted._pairs([fitted.asker], c.strategy.tuning)
+    assert weights == pytest.approx([2.0, 2 / 3, 2 / 3, 2 / 3])
 
 
-def test_the_search_is_as_large_as_the_budget_says() -> None:
-    assert len(Strategy(search={"tuning.r": [1, 2, 4, 8]}).settings_to_try(3)) == 3
+def test_a_request_whose_passages_are_too_unlike_it_is_not_put_to_the_model(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_task(kind="qa", instruction="Answer.", metrics=["exact_match"], abstain=["unknown"])
+    (folder / "corpus.jsonl").write_text('{"id": "d1", "text": "test message 0 about the parcel"}\n')
+    strategy = tmp_path / "mine.yaml"
+    strategy.write_text("retrieval: {search: dense, abstain_below: 0.9}\n")
+    c = cell_of(folder, strategy)
+    meter = Meter()
+    fitted = fit(c, c.strategy, tmp_path, meter, lambda text: None)
+    requests = fitted.requests(c.task.test)
+    with meter.phase("answer"):
+        answered = {a.index: a for batch in fitted.answer(requests) for a in batch}
+    assert sorted(answered) == list(range(len(c.task.test)))
+    unasked = [i for i, a in answered.items() if a.generation.prompt_tokens == 0]
+    assert 0 not in unasked
+    assert len(unasked) > 6
+    assert {answered[i].parsed.answer for i in unasked} == {"unknown"}
+    assert all(requests[i].found.score < 0.9 for i in unasked)  # type: ignore[union-attr,operator]
+    again = [a.index for batch in fitted.answer(requests, done=set(range(12))) for a in batch]
+    assert again == []

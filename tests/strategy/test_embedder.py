@@ -24,7 +24,7 @@ def minilm() -> Embedder:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the default model without its weights, which are linked to."""
-    source = module._packaged_default()
+    source = module.packaged_default()
     shutil.copytree(source, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
     (tmp_path / "model" / "model.safetensors").symlink_to(source / "model.safetensors")
     return tmp_path / "model"

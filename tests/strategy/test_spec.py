@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from bench.errors import BenchError
-from bench.strategy.spec import Strategy, load_strategy, preset_names
+from bench.strategy.spec import FAMILIES, Strategy, load_strategy, preset_names
+from bench.task.schema import Task, TaskConfig
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -12,6 +12,18 @@ def test_every_preset_loads_and_says_what_it_is(name: str) -> None:
     loaded, strategy = load_strategy(name)
     assert loaded == name
     assert len(strategy.description) > 20
+    assert strategy.family in FAMILIES
+    if strategy.tuning.method not in ("none", "features"):
+        assert strategy.trains
+    if strategy.family != "floor":
+        assert strategy.traps
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_searching_preset_uses_the_three_trials_that_each_has(name: str) -> None:
+    axes = load_strategy(name)[1].search
+    assert len(axes) <= 1
+    assert all(not isinstance(values, list) or len(values) == 3 for values in axes.values())
 
 
 def test_a_strategy_file_of_ones_own(tmp_path: Path) -> None:
@@ -35,6 +47,21 @@ def test_a_strategy_file_of_ones_own(tmp_path: Path) -> None:
         ("search: {tuning.learning_rte: [1]}", r'did you mean "tuning.learning_rate"\?'),
         ("search: {tuning.learning_rate: []}", "the list is empty"),
         ("search: {tuning.learning_rate: [fast]}", "learning_rate"),
+        ("search: {tuning.learning_rate: {low: 1.0, high: 0.1}}", "expected low below high"),
+        ("search: {tuning.learning_rate: {low: 0, high: 0.1, log: true}}", "above 0 on a log scale"),
+        ("search: {tuning.learning_rate: {low: 0.1, high: 1, steps: 3}}", "steps"),
+        ("prompt: {instruction: 'Do {{ it }}'}", r"found \{\{ it \}\}; the only variable is \{\{ instruction \}\}"),
+        ("prompt: {instruction: '{{ instruction'}", "no valid Jinja"),
+        ("prompt: {cite: true}", "prompt.cite: needs retrieval.search"),
+        ("tuning: {method: peft}", "needs a peft_type"),
+        ("tuning: {method: full, peft: {r: 4}}", "tuning.peft"),
+        ("tuning: {method: full, quantize: nf4}", "4-bit weights cannot be trained"),
+        ("tuning: {objective: dpo}", "needs a method that trains"),
+        ("tuning: {method: lora, objective: dpo, train_on: [documents]}", "documents have no meaning"),
+        ("tuning: {method: lora, train_on: []}", "is empty"),
+        ("retrieval: {search: dense}\ntuning: {method: lora, gold_share: 0.5}", "needs tuning.with_passages"),
+        ("retrieval: {search: oracle, rerank: true}", "retrieval.rerank"),
+        ("retrieval: {search: lexical, abstain_below: 0.5}", "retrieval.abstain_below: needs retrieval.search dense"),
         ("a: b: c", r"mine.yaml:1: is no valid YAML"),
     ],
 )
@@ -58,13 +85,39 @@ def test_what_depends_on_a_seed() -> None:
     assert not deterministic & {"few-shot", "lora", "full", "rag-lora"}
 
 
-def test_search_points_are_the_grid_or_a_fixed_sample_of_it() -> None:
-    strategy = Strategy(search={"tuning.learning_rate": [1e-3, 2e-3, 3e-3], "tuning.r": [4, 8]})
-    assert len(strategy.settings_to_try(10)) == 6
-    sample = strategy.settings_to_try(4)
-    assert len({yaml.safe_dump(s) for s in sample}) == 4
-    assert sample == strategy.settings_to_try(4)
-    assert Strategy().settings_to_try(3) == [{}]
+def a_task(kind: str = "qa", corpus: bool = False, **settings: object) -> Task:
+    keys = {"kind": kind, "instruction": "i", "input": "x", "target": "y", "metrics": ["exact_match"], **settings}
+    config = TaskConfig.model_validate(keys)
+    return Task("t", Path(), config, (), (), (), corpus=(object(),) if corpus else ())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "task", "kind", "reason"),
+    [
+        ("rag", a_task(), "causal", "no corpus"),
+        ("rag-oracle", a_task(corpus=True), "causal", "no evidence column"),
+        ("raft", a_task(corpus=True), "causal", "no evidence column"),
+        ("rag-rerank", a_task(corpus=True), "causal", "no cross-encoder is given"),
+        ("rag-abstain", a_task(corpus=True), "causal", "no abstention phrase"),
+        ("few-shot-cot", a_task(), "causal", "no rationale column"),
+        ("zero-shot-cot", a_task(), "causal", None),
+        ("few-shot-cot", a_task(rationale="r"), "causal", None),
+        ("features", a_task(), "causal", "no classification task"),
+        ("features", a_task("classification"), "causal", None),
+        ("lora-documents", a_task(), "causal", "no corpus"),
+        ("lora-documents", a_task(corpus=True), "seq2seq", "causal"),
+        ("dpo", a_task(), "seq2seq", "causal"),
+        ("lora", a_task(), "seq2seq", None),
+        ("lora", a_task(), "encoder", "classification tasks only"),
+        ("lora", a_task("classification"), "encoder", None),
+        ("zero-shot", a_task("classification"), "encoder", "before it is trained"),
+        ("few-shot-lora", a_task("classification"), "encoder", "reads the input alone"),
+        ("majority", a_task("classification"), "encoder", None),
+    ],
+)
+def test_what_has_no_meaning_is_said_with_its_reason(strategy: str, task: Task, kind: str, reason: str | None) -> None:
+    found = load_strategy(strategy)[1].not_applicable(task, kind)  # type: ignore[arg-type]
+    assert found is None if reason is None else found is not None and reason in found
 
 
 def test_settings_are_filled_in() -> None:
@@ -72,6 +125,15 @@ def test_settings_are_filled_in() -> None:
     assert (strategy.tuning.r, strategy.prompt.shots, strategy.search) == (2, 3, {})
 
 
-def test_the_description_is_no_part_of_the_identity() -> None:
-    assert Strategy(description="a").fingerprint == Strategy(description="b").fingerprint
+def test_settings_inside_peft_can_be_searched() -> None:
+    tuning = {"method": "peft", "peft": {"peft_type": "IA3", "r": 1}}
+    strategy = Strategy.model_validate({"tuning": tuning, "search": {"tuning.peft.r": [2]}})
+    filled = strategy.with_settings({"tuning.peft.r": 2})
+    assert filled.tuning.peft == {"peft_type": "IA3", "r": 2}
+    assert filled.setting("tuning.peft.r") == 2
+
+
+def test_what_is_said_about_it_is_no_part_of_the_identity() -> None:
+    said = Strategy(description="a", source="b", family="c", trains="d", traps=("e",))
+    assert said.fingerprint == Strategy(description="b").fingerprint
     assert Strategy().fingerprint != Strategy.model_validate({"tuning": {"r": 4}}).fingerprint

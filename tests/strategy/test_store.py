@@ -270,7 +270,7 @@ def test_bad_corpora_and_settings_are_refused(tmp_path: Path, fake: Any) -> None
         build(tmp_path, fake, [*CORPUS, CORPUS[1]])
     with pytest.raises(BenchError, match="found top_k 0; expected 1 or more"):
         build(tmp_path, fake).search(["q"], 0)
-    for bad in ({"chunk_words": 0}, {"chunk_overlap": -1}, {"chunk_words": 20}, {"index": "hnsw"}, {"chunks": 3}):
+    for bad in ({"chunk_words": 0}, {"chunk_overlap": -1}, {"chunk_words": 20}, {"index": "annoy"}, {"chunks": 3}):
         with pytest.raises(ValidationError):
             StoreSettings(**bad)
 

@@ -9,8 +9,9 @@ import torch
 from bench.errors import BenchError
 from bench.model.language_model import LanguageModel
 from bench.model.source import EMBEDDED_FOLDER, locate
+from bench.strategy.adapters import artifact_bytes, parameter_counts, restore, wrap
 from bench.strategy.spec import TuningChoice
-from bench.strategy.tuning import _loss, artifact_bytes, length_grouped, parameter_counts, restore, tune, wrap
+from bench.strategy.tuning import _backward, balanced_weights, learning_rate_factor, length_grouped, tune
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 def test_the_loss_is_the_mean_over_completion_tokens_of_single_rows(model: Any) -> None:
     batch = pairs(model, 4)
     with torch.no_grad():
-        together = _loss(model, batch).item()
+        together = model.loss(batch).item()
         nats, n_tokens = 0.0, 0
         for ids, n in batch:
             logits = model.network(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -68,10 +69,10 @@ def test_training_fits_the_answers(model: Any) -> None:
     wrap(model, choice, 0)
     data = pairs(model)
     with torch.no_grad():
-        before = _loss(model, data).item()
+        before = model.loss(data).item()
     tune(model, choice, data, lambda: 1.0, 0)
     with torch.no_grad():
-        assert _loss(model, data).item() < before / 2
+        assert model.loss(data).item() < before / 2
 
 
 def test_the_best_checkpoint_is_kept_and_training_stops_early(model: Any) -> None:
@@ -99,7 +100,7 @@ def test_trained_weights_can_be_put_back(model: Any) -> None:
     wrap(other, choice, 5)
     restore(other, tuned.weights)
     with torch.no_grad():
-        assert _loss(other, data).item() == _loss(model, data).item()
+        assert other.loss(data).item() == model.loss(data).item()
 
 
 def test_the_same_seed_trains_the_same_weights() -> None:
@@ -161,3 +162,74 @@ def test_the_size_of_an_artifact_does_not_depend_on_the_models_path(model: Any, 
     for m in (model, other):
         wrap(m, TuningChoice(method="lora", r=4), 0)
     assert artifact_bytes(model) == artifact_bytes(other)
+
+
+def test_the_learning_rate_warms_up_and_follows_its_schedule() -> None:
+    def factors(schedule: str) -> list[float]:
+        choice = TuningChoice(schedule=schedule, warmup_share=0.2)  # type: ignore[arg-type]
+        return [learning_rate_factor(choice, step, 10) for step in range(10)]
+
+    for schedule in ("linear", "cosine", "constant"):
+        assert factors(schedule)[:3] == [0.5, 1.0, 1.0]
+    assert factors("constant")[3:] == [1.0] * 7
+    assert factors("linear")[6] == pytest.approx(0.5)
+    assert factors("cosine")[6] == pytest.approx(0.5)
+    assert factors("cosine")[4] > factors("linear")[4]
+
+
+def test_balanced_weights_give_each_label_the_same_mass() -> None:
+    found = balanced_weights(["a", "a", "a", "b"])
+    assert found == pytest.approx([2 / 3] * 3 + [2.0])
+    assert sum(found) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("given", [None, [1.0, 3.0, 0.5, 2.0, 1.0, 1.0, 4.0, 1.0]])
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(model: Any, given: list[float] | None) -> None:
+    model.network.requires_grad_(True)
+    data = [(ids, n) for i in range(8) for ids, n in [model.training_ids([{"role": "user", "content": "a " * i}], "red " * (i % 3 + 1))]]
+    gradients = []
+    for parts in (1, 3):
+        model.network.zero_grad()
+        _backward(model, data, given, parts)
+        gradients.append({n: p.grad.clone() for n, p in model.network.named_parameters()})
+    assert all(torch.allclose(gradients[0][n], gradients[1][n], atol=1e-5) for n in gradients[0])
+
+
+def test_checkpointing_gives_the_same_weights(model: Any) -> None:
+    trained = []
+    for wanted in (False, True):
+        fresh = LanguageModel(locate("embedded"))
+        choice = TuningChoice(method="lora", epochs=1, evaluations=1, gradient_checkpointing=wanted)
+        wrap(fresh, choice, 0)
+        trained.append(tune(fresh, choice, pairs(fresh), lambda: 0.5, 0).weights)
+        assert not fresh.network.is_gradient_checkpointing
+    assert all(torch.allclose(trained[0][n], trained[1][n], atol=1e-6) for n in trained[0])
+
+
+def test_mixed_precision_trains_float32_weights(model: Any) -> None:
+    choice = TuningChoice(method="full", epochs=6, evaluations=1, learning_rate=1e-3)
+    model.compute_dtype = torch.bfloat16
+    wrap(model, choice, 0)
+    data = pairs(model)
+    with torch.no_grad():
+        before = model.loss(data).item()
+    tune(model, choice, data, lambda: 0.5, 0)
+    assert all(p.dtype == torch.float32 for p in model.network.parameters())
+    with torch.no_grad():
+        assert model.loss(data).item() < before / 2
+
+
+def test_weights_of_a_base_in_half_precision_move_in_float32(model: Any) -> None:
+    model.network.to(torch.bfloat16)
+    model.compute_dtype = torch.bfloat16
+    choice = TuningChoice(method="full", epochs=1, evaluations=1)
+    wrap(model, choice, 0)
+    tune(model, choice, pairs(model), lambda: 0.5, 0)
+    assert all(p.dtype == torch.float32 for p in model.network.parameters())
+
+
+def test_nothing_to_train_on_is_an_error(model: Any) -> None:
+    choice = TuningChoice(method="lora")
+    wrap(model, choice, 0)
+    with pytest.raises(BenchError, match="no training example"):
+        tune(model, choice, [], lambda: 0.5, 0)

@@ -84,9 +84,29 @@ def test_validate_refuses_a_metric_of_another_kind(tmp_path: Path) -> None:
         validate(tmp_path / "mine")
 
 
-@pytest.mark.parametrize("folder", sorted((ROOT / "tasks").glob("*/task.yaml")), ids=lambda path: path.parent.name)
-def test_the_tasks_of_this_project_load_without_a_warning(folder: Path) -> None:
-    assert load_task(folder.parent).warnings == ()
+@pytest.mark.parametrize("rows", sorted((ROOT / "tasks").glob("*/train.jsonl")), ids=lambda path: path.parent.name)
+def test_the_tasks_of_this_project_load_without_a_warning(rows: Path) -> None:
+    assert load_task(rows.parent).warnings == ()
+
+
+def test_every_task_of_this_project_is_described() -> None:
+    for path in (ROOT / "tasks").glob("*/task.yaml"):
+        assert yaml.safe_load(path.read_text(encoding="utf-8"))["description"]
+        assert (path.parent / "README.md").is_file()
+
+
+def test_rationales_are_measured(tmp_path: Path) -> None:
+    new_task(tmp_path / "c", "classification")
+    assert not any(line.startswith("rationales") for line in validate(tmp_path / "c"))
+    path = tmp_path / "c" / "task.yaml"
+    text = path.read_text()
+    assert "# rationale: reasoning\n" in text
+    path.write_text(text.replace("# rationale: reasoning\n", "rationale: reasoning\n"))
+    train = tmp_path / "c" / "train.jsonl"
+    found = [json.loads(line) for line in train.read_text().splitlines()]
+    said = ["It is about money.", "Short.", "The parcel is late, so it is about delivery."]
+    train.write_text("".join(json.dumps({**row, "reasoning": r}) + "\n" for row, r in zip(found, said, strict=True)))
+    assert "rationales: 3, median words 4, at most 9" in validate(tmp_path / "c")
 
 
 # ---------------------------------------------------------------------------------------------- the guide

@@ -163,6 +163,41 @@ def test_evidence_must_exist(tmp_path: Path) -> None:
     assert "there is no corpus file" in error_of(folder)
 
 
+# ---------------------------------------------------------------------------------------------- rationales
+
+REASONED = {"rationale": "why"}
+
+
+def test_rationales_are_loaded_and_only_training_rows_need_one(tmp_path: Path) -> None:
+    splits = {s: rows(s, 3, why=f" The {s} facts. ") for s in ("train", "validation", "test")}
+    splits["validation"] = [{**splits["validation"][0], "why": None}, {**splits["validation"][1], "why": " "}, splits["validation"][2]]
+    splits["test"] = rows("test", 2)  # without the column
+    task = load_task(write(tmp_path, REASONED, **splits))
+    assert [e.rationale for e in task.train] == ["The train facts."] * 3
+    assert [e.rationale for e in task.validation] == [None, None, "The validation facts."]
+    assert [e.rationale for e in task.test] == [None, None]
+    assert all(e.rationale is None for e in load_task(write(tmp_path / "without", **splits)).train)
+
+
+def test_a_training_row_without_a_rationale_is_an_error(tmp_path: Path) -> None:
+    folder = write(tmp_path, REASONED)
+    train = tmp_path / "train.jsonl"
+    assert error_of(folder) == (
+        f'{train}:1: rationale: found no column "why"; expected one of: answers, id, question'
+    )
+    for value, found in ((None, "null"), ("  ", "an empty text"), (["step"], "a list"), (3, "a number")):
+        write_rows(train, rows("train", 2, why=value))
+        assert error_of(folder) == f'{train}:1: column "why": found {found}, expected the reasoning that leads to the answer'
+    write_rows(train, rows("train", 2, why="So."))
+    write_rows(tmp_path / "test.jsonl", rows("test", 2, why=["step"]))
+    assert 'test.jsonl:1: column "why": found a list' in error_of(folder)
+
+
+def test_a_rationale_changes_the_fingerprint(tmp_path: Path) -> None:
+    a, b = (load_task(write(tmp_path / x, REASONED, train=rows("train", 3, why=f"So {x}."))) for x in "ab")
+    assert a.fingerprint != b.fingerprint
+
+
 # ---------------------------------------------------------------------------------------------- templates
 
 
@@ -429,7 +464,6 @@ def test_any_settings_load_or_give_one_clear_line(tmp_path: Path, content: bytes
 
 # ---------------------------------------------------------------------------------------------- real data
 
-BANKING = {**CLASSES, "input": "{{ text }}", "target": "label", "instruction": "Which intent? {{ labels }}"}
 XQUAD = {"evidence": "context_ids", "cluster": "context_ids", "metrics": ["exact_match", "f1"]}
 SCITLDR = {"kind": "summarization", "input": "{{ document }}", "target": "summaries", "metrics": ["rougeL"]}
 MEDQUAD = {"target": "answer", "evidence": "context_ids", "cluster": "focus", "metrics": ["f1"]}
@@ -439,9 +473,25 @@ def real(folder: Path, name: str, config: dict[str, Any], **arguments: Any) -> T
     return load_task(write(folder, {**config, "data": str(shared(f"data/{name}"))}, train=[], validation=[], test=[]), **arguments)
 
 
-def test_banking77(tmp_path: Path) -> None:
+BANKING77 = Path(__file__).parents[2] / "tasks" / "banking77"
+
+
+def test_banking77_takes_rows_from_a_folder_and_sets_validation_apart(tmp_path: Path) -> None:
+    intents = ["card_arrival", "change_pin"]
+    train = [{"id": f"t{i}", "text": question(i), "label": intents[i % 2]} for i in range(20)]
+    write_rows(tmp_path / "train.jsonl", train)
+    write_rows(tmp_path / "test.jsonl", [{"id": "q", "text": question(2000), "label": "change_pin"}])
+    task = load_task(BANKING77, data=str(tmp_path))
+    assert (len(task.train), len(task.validation), len(task.test)) == (16, 4, 1)
+    assert task.labels == ("card_arrival", "change_pin")
+    assert "card_arrival, change_pin" in task.instruction
+    assert task.test[0].input == question(2000)
+    assert task.warnings == ("validation: no file, so 4 of 20 training rows were set apart (whole inputs, by a fixed rule)",)
+
+
+def test_banking77() -> None:
     started = time.process_time()
-    task = real(tmp_path, "banking77", BANKING)
+    task = load_task(BANKING77, data=str(shared("data/banking77")))
     seconds = time.process_time() - started
     assert (len(task.train), len(task.validation), len(task.test), len(task.labels)) == (2400, 599, 500, 77)
     assert task.labels[0] == "card_arrival"  # the order of labels.json

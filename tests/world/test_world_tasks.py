@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import jinja2
 import pytest
 import yaml
 
@@ -13,6 +14,7 @@ from bench.task.schema import TaskConfig
 from bench.world import entities as e
 from bench.world import tasks
 from bench.world import text as t
+from bench.world.draft import Draft, Row
 from bench.world.episodes import KINDS, LABELS
 
 COMMITTED = Path(__file__).parents[2] / "tasks"
@@ -20,7 +22,7 @@ SPLITS = ("train", "validation", "test")
 SEEDS = (tasks.TASKS_SEED, 1, 2)
 
 
-def drafts(name: str) -> list[tasks.Draft]:
+def drafts(name: str) -> list[Draft]:
     return [tasks.TASKS[name](random.Random(f"{seed}/{name}")) for seed in SEEDS]
 
 
@@ -28,7 +30,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def splits(draft: tasks.Draft) -> dict[str, list[tasks.Row]]:
+def splits(draft: Draft) -> dict[str, list[Row]]:
     return {"train": draft.train, "validation": draft.validation, "test": draft.test}
 
 
@@ -51,7 +53,7 @@ def test_committed_tasks_are_what_the_generator_writes(tmp_path: Path) -> None:
 def test_settings_are_valid_and_name_columns_that_every_row_has(name: str) -> None:
     for draft in drafts(name):
         config = TaskConfig(**draft.config)
-        columns = {c for c in (config.target, config.evidence, config.cluster, *config.slices) if c}
+        columns = {c for c in (config.target, config.evidence, config.rationale, config.cluster, *config.slices) if c}
         for rows in splits(draft).values():
             assert all(columns <= row.keys() for row in rows)
             assert all(row[c] in {"yes", "no"} for row in rows for c in config.slices if c in ("aside", "answerable"))
@@ -62,13 +64,14 @@ def test_settings_are_valid_and_name_columns_that_every_row_has(name: str) -> No
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_sizes_ids_and_no_question_in_two_splits(name: str) -> None:
     for draft in drafts(name):
-        train = {"product_support": 200, "ticket_triage": 200, "abstract_summary": 84, "review_feedback": 60}[name]
+        sizes = {"product_support": 200, "ticket_triage": 200, "abstract_summary": 84, "review_feedback": 60, "product_reasoning": 200}
+        train = sizes[name]
         assert [len(rows) for rows in splits(draft).values()] == [train, 200, 400]
-        column = draft.config["input"].strip("{} ")
+        template = jinja2.Template(draft.config["input"])
         inputs: Counter[str] = Counter()
         for rows in splits(draft).values():
             assert len({row["id"] for row in rows}) == len(rows)
-            inputs.update({row[column] for row in rows})
+            inputs.update({template.render(row) for row in rows})
         assert max(inputs.values()) == 1
         assert len(inputs) == train + 600, "an input occurs twice within a split"
 
@@ -89,13 +92,13 @@ def test_unwritable_folder_is_one_clear_line(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- product_support
 
 
-def form(row: tasks.Row) -> str:
+def form(row: Row) -> str:
     return str(row["question"]).replace(row["product"], "{n}").replace(e.ATTRIBUTE[row["attribute"]].noun, "{a}")
 
 
 @pytest.mark.parametrize("draft", drafts("product_support"), ids=map(str, SEEDS))
 class TestProductSupport:
-    def test_products_are_new_and_distractors_have_similar_names(self, draft: tasks.Draft) -> None:
+    def test_products_are_new_and_distractors_have_similar_names(self, draft: Draft) -> None:
         assert draft.corpus is not None
         documented = [row["product"] for row in draft.corpus]
         asked = {row["product"] for rows in splits(draft).values() for row in rows}
@@ -106,7 +109,7 @@ class TestProductSupport:
         assert len(distractors) == 20
         assert {d.split()[0] for d in distractors} <= {a.split()[0] for a in asked}
 
-    def test_evidence_states_the_answer_and_no_page_states_an_unanswerable_attribute(self, draft: tasks.Draft) -> None:
+    def test_evidence_states_the_answer_and_no_page_states_an_unanswerable_attribute(self, draft: Draft) -> None:
         assert draft.corpus is not None
         page = {row["id"]: row for row in draft.corpus}
         by_product = {row["product"]: row["text"] for row in draft.corpus}
@@ -120,13 +123,13 @@ class TestProductSupport:
                     assert row["answers"] == []
                     assert not any(value in by_product[row["product"]].split() for value in e.ATTRIBUTE[row["attribute"]].values)
 
-    def test_corpus_facts_are_never_asked_in_train(self, draft: tasks.Draft) -> None:
+    def test_corpus_facts_are_never_asked_in_train(self, draft: Draft) -> None:
         trained = {(r["product"], r["attribute"]) for r in draft.train}
         for rows in (draft.validation, draft.test):
             for row in rows:
                 assert ((row["product"], row["attribute"]) in trained) == (row["facts"] == "seen")
 
-    def test_wordings(self, draft: tasks.Draft) -> None:
+    def test_wordings(self, draft: Draft) -> None:
         trained = {(r["attribute"], form(r)) for r in draft.train}
         held_out = set(e.HELD_OUT_QUESTIONS)
         for rows in (draft.validation, draft.test):
@@ -139,7 +142,7 @@ class TestProductSupport:
         assert not forms[0] & forms[1]
         assert not held_out & {form(r) for r in draft.train}
 
-    def test_slices_and_unanswerable_share(self, draft: tasks.Draft) -> None:
+    def test_slices_and_unanswerable_share(self, draft: Draft) -> None:
         for rows in splits(draft).values():
             assert sum(r["answerable"] == "no" for r in rows) / len(rows) == 0.2
         counts = Counter((r["facts"], r["wording"]) for r in draft.test)
@@ -147,30 +150,30 @@ class TestProductSupport:
                           ("unanswerable", "seen"): 40, ("unanswerable", "held_out"): 40}
         assert set(Counter((r["facts"], r["wording"]) for r in draft.validation)) == set(counts)
 
-    def test_each_hundred_of_train_asks_every_trained_fact_once(self, draft: tasks.Draft) -> None:
+    def test_each_hundred_of_train_asks_every_trained_fact_once(self, draft: Draft) -> None:
         for rows in (draft.train[:100], draft.train[100:]):
             assert len({(r["product"], r["attribute"]) for r in rows if r["answerable"] == "yes"}) == 80
             assert len(rows) == 100
 
 
-# ---------------------------------------------------------------------------------------------- the other three
+# ---------------------------------------------------------------------------------------------- triage, summaries, reviews
 
 
 @pytest.mark.parametrize("draft", drafts("ticket_triage"), ids=map(str, SEEDS))
 class TestTicketTriage:
-    def test_labels_are_imbalanced_codes(self, draft: tasks.Draft) -> None:
+    def test_labels_are_imbalanced_codes(self, draft: Draft) -> None:
         assert len(draft.config["labels"]) == 8
         assert set(draft.config["labels"]) <= set(LABELS)
         for rows in splits(draft).values():
             shares = sorted((n * 100 / len(rows) for n in Counter(r["label"] for r in rows).values()), reverse=True)
             assert shares == list(tasks.TOPIC_PERCENT)
 
-    def test_one_label_per_topic(self, draft: tasks.Draft) -> None:
+    def test_one_label_per_topic(self, draft: Draft) -> None:
         topic = {clause: name for name, clauses in t.TOPICS.items() for clause in clauses}
         pairs = {(topic[r["clause"]], r["label"]) for rows in splits(draft).values() for r in rows}
         assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) == 8
 
-    def test_held_out_clauses_occur_in_test_only(self, draft: tasks.Draft) -> None:
+    def test_held_out_clauses_occur_in_test_only(self, draft: Draft) -> None:
         held_out = {r["clause"] for r in draft.test if r["wording"] == "held_out"}
         assert held_out
         for row in (*draft.train, *draft.validation):
@@ -178,7 +181,7 @@ class TestTicketTriage:
         assert 0.25 < sum(r["wording"] == "held_out" for r in draft.test) / 400 < 0.35
         assert len({r["label"] for r in draft.test if r["wording"] == "held_out"}) == 8
 
-    def test_asides(self, draft: tasks.Draft) -> None:
+    def test_asides(self, draft: Draft) -> None:
         rows = [*draft.train, *draft.validation, *draft.test]
         assert all((r["aside"] == "yes") == ("By the way" in r["message"]) for r in rows)
         assert 0.3 < sum(r["aside"] == "yes" for r in rows) / len(rows) < 0.5
@@ -186,7 +189,7 @@ class TestTicketTriage:
 
 
 @pytest.mark.parametrize("draft", drafts("abstract_summary"), ids=map(str, SEEDS))
-def test_abstract_summary_holds_every_key_fact_and_shares_no_compound(draft: tasks.Draft) -> None:
+def test_abstract_summary_holds_every_key_fact_and_shares_no_compound(draft: Draft) -> None:
     compounds = [{r["compound"] for r in rows} for rows in splits(draft).values()]
     assert [len(c) for c in compounds] == [14, 6, 20]
     assert sum(map(len, compounds)) == len(set.union(*compounds))
@@ -199,7 +202,7 @@ def test_abstract_summary_holds_every_key_fact_and_shares_no_compound(draft: tas
 
 
 @pytest.mark.parametrize("draft", drafts("review_feedback"), ids=map(str, SEEDS))
-def test_review_feedback_is_json_of_the_declared_fields_and_shares_no_product(draft: tasks.Draft) -> None:
+def test_review_feedback_is_json_of_the_declared_fields_and_shares_no_product(draft: Draft) -> None:
     products = [{r["product"] for r in rows} for rows in splits(draft).values()]
     assert [len(p) for p in products] == [15, 50, 100]
     assert sum(map(len, products)) == len(set.union(*products))
