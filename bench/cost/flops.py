@@ -25,7 +25,7 @@ from torch import nn
 
 from bench.errors import BenchError
 
-FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "final_norm", "layer_norm")
 """What the common architectures call the norm between the last layer and the output head."""
 CROSS_KEYS_AND_VALUES = re.compile(r"\.(EncDecAttention|encoder_attn|cross_attn)\.(k|v|k_proj|v_proj)(\.|$)")
 """Matrices of a decoder that are multiplied with what the encoder has read."""
@@ -260,8 +260,10 @@ def _matmuls(model: nn.Module, in_head: Callable[[str], bool]) -> Iterator[_Matm
         if experts_per_token and parameter.ndim == 3 and ".experts." in name:  # one matrix per expert, of which a token meets a few
             yield _Matmul(name, parameter[0].numel() * experts_per_token, adapter=False, trains=parameter.requires_grad, head=False)
     for name, module in model.named_modules():
-        # peft keeps the untrained copy of a module that it saves whole; it is not applied.
-        if ".original_module" in name or not (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"):
+        # peft keeps the untrained copy of a module that it saves whole, which is not applied; and what makes virtual tokens runs
+        # once per batch over those, not over the text.
+        applied = ".original_module" not in name and not name.startswith("prompt_encoder.")
+        if not applied or not (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"):
             continue
         owner = next((layer for prefix, layer in tuned if name.startswith(prefix) and not name.startswith(prefix + "base_layer")), None)
         if owner is None:

@@ -168,11 +168,11 @@ class Fitted:
         askers = sorted([self.asker, *self.others], key=lambda a: a.task.name)
         self.model.reset_head(seed)
         wrap(self.model, choice, seed, instruction(askers[0].task, self.strategy.prompt))
+        if self.cell.continued_from is not None:
+            load_adapter(self.model, choice, self.cell.continued_from)
         if weights is not None:
             restore(self.model, weights)
             return
-        if self.cell.continued_from is not None:
-            load_adapter(self.model, choice, self.cell.continued_from)
         checks = [(asker, self._validation(asker), asker.asked(self._validation(asker))) for asker in askers]
 
         def evaluate() -> float:

@@ -25,6 +25,8 @@ import bench.run.cell  # noqa: F401
 
 # peft 0.21 reads an attribute that transformers 5.23 calls deprecated.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+# It also warns of what the presets choose knowingly (one butterfly factor, norms that are no linear layers).
+warnings.filterwarnings("ignore", module=r"peft\.")
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 _ = peft

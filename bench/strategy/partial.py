@@ -11,8 +11,6 @@ from torch import nn
 from bench.cost.flops import FINAL_NORMS
 from bench.errors import BenchError
 
-_FINAL_NORMS = (*FINAL_NORMS, "final_norm", "layer_norm")
-
 
 def mark_biases(network: Any, new_modules: Sequence[str] = ()) -> None:
     """Let every bias train (BitFit, Ben Zaken et al. 2021, arXiv 2106.10199).
@@ -53,5 +51,5 @@ def mark_last_layers(network: Any, count: int) -> None:
     for layer in layers[-count:]:
         layer.requires_grad_(True)
     for child, module in body.get_submodule(name.rpartition(".")[0]).named_children():
-        if child in _FINAL_NORMS:
+        if child in FINAL_NORMS:
             module.requires_grad_(True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     BartConfig,
@@ -381,3 +381,13 @@ def test_bad_input():
         generation_flops(shape_of(bert()), 5, 0, n_cached_tokens=2)
     with pytest.raises(BenchError, match='Linear: cannot count FLOPs, "num_hidden_layers" is None'):
         shape_of(torch.nn.Linear(2, 2))
+
+
+def test_what_makes_virtual_tokens_is_not_applied_to_every_token() -> None:
+    config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    network = LlamaForCausalLM(config)
+    before = shape_of(network)
+    prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=8, prefix_projection=True, encoder_hidden_size=64)
+    after = shape_of(get_peft_model(network, prefix))
+    assert after.matmul_params == before.matmul_params
+    assert after.adapter_params == 0
