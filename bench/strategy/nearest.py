@@ -28,11 +28,6 @@ class NearestExamples:
         self.store = Store.build_or_open(folder, [Passage(e.id, e.input) for e in examples], embedder, settings)
 
     @property
-    def build_seconds(self) -> tuple[float, float]:
-        """(wall, CPU) of building the store, also where an earlier cell did."""
-        return self.store.build_seconds
-
-    @property
     def size_bytes(self) -> int:
         """What has to be kept to find and show them: index, inputs and answers."""
         return self.store.size_bytes + sum(len(e.targets[0].encode()) for e in self._examples.values())

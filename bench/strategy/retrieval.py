@@ -50,14 +50,6 @@ class Retriever:
             self._lexical = LexicalIndex(self._chunks())
 
     @property
-    def build_seconds(self) -> tuple[float, float]:
-        """(wall, CPU) of building the store, also where an earlier cell did; zero without one.
-
-        Each strategy is charged what it would have paid alone.
-        """
-        return self.store.build_seconds if self.store else (0.0, 0.0)
-
-    @property
     def size_bytes(self) -> int:
         """What has to be kept to find passages: index and chunks, without the models that embed and rerank; 0 for an oracle."""
         store = self.store.size_bytes if self.store else 0

@@ -253,6 +253,7 @@ class Strategy(_Choice):
         abstains = prompt.constant == "abstain" or "retrieval.abstain_below" in self.search or retrieval.abstain_below is not None
         reasoned = prompt.chain_of_thought is not None and (shots or tuning.method != "none")
         labelled = task.config.kind == "classification"
+        prefix = str(tuning.peft.get("peft_type")).upper() == "PREFIX_TUNING"
         reasons = {
             "the task has no corpus": retrieval.search != "none" and not task.corpus,
             "the task names no evidence column": needs_gold and not task.config.evidence,
@@ -266,10 +267,12 @@ class Strategy(_Choice):
             "class weights need a classification task": tuning.class_weights != "none" and not labelled,
             "preference training is for causal models": tuning.objective != "answers" and kind != "causal",
             "training on plain text is for causal models": "documents" in tuning.train_on and kind != "causal",
+            "half of peft's prefix is never read in an encoder-decoder model": kind == "seq2seq" and prefix,
         }  # fmt: skip
         if kind == "encoder" and not prompt.constant:
             reasons |= {
                 "an encoder with a classification head answers classification tasks only": not labelled,
+                "an encoder is loaded in full, not in 4 bits": tuning.quantize != "none",
                 "an encoder's classification head knows nothing before it is trained": tuning.method == "none",
                 "an encoder's classifier reads the input alone: no shots, reasoning or passages":
                     bool(shots or prompt.chain_of_thought or retrieval.search != "none"),

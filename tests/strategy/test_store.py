@@ -2,7 +2,10 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
+import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from pydantic import ValidationError
 from bench.errors import BenchError
 from bench.strategy.chunk import Chunk
 from bench.strategy.embedder import Embedder
+from bench.strategy.index import ivfpq_sizes
 from bench.strategy.store import Hit, Store, StoreSettings
 from bench.task.schema import Passage
 
@@ -273,6 +277,164 @@ def test_bad_corpora_and_settings_are_refused(tmp_path: Path, fake: Any) -> None
     for bad in ({"chunk_words": 0}, {"chunk_overlap": -1}, {"chunk_words": 20}, {"index": "annoy"}, {"chunks": 3}):
         with pytest.raises(ValidationError):
             StoreSettings(**bad)
+
+
+class WideEmbedder(HashEmbedder):
+    """Vectors in groups of about ten that are alike, long enough to be cut into pieces."""
+
+    dimension = 32
+
+    def embed(self, texts: Sequence[str], role: str = "passage") -> Any:
+        self.calls.append(list(texts))
+        groups = [np.random.default_rng(zlib.crc32(t.encode()) % 30).normal(size=self.dimension) for t in texts]
+        own = [np.random.default_rng(zlib.crc32(t.encode())).normal(size=self.dimension) for t in texts]
+        vectors = (np.stack(groups) + 0.5 * np.stack(own)).astype(np.float32) if texts else np.zeros((0, self.dimension), dtype=np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def wide() -> Any:
+    return WideEmbedder()
+
+
+HNSW, IVFPQ = StoreSettings(index="hnsw"), StoreSettings(index="ivfpq")
+approximate = pytest.mark.parametrize("settings", [HNSW, IVFPQ], ids=["hnsw", "ivfpq"])
+
+
+def test_a_graph_finds_what_exact_search_finds_with_the_same_scores(tmp_path: Path, wide: Any) -> None:
+    queries = [f"query {i}" for i in range(50)]
+    exact, graph = build(tmp_path, wide, numbered(300)), build(tmp_path, wide, numbered(300), HNSW)
+    assert graph.folder != exact.folder
+    for ours, theirs in zip(graph.search(queries, 10), exact.search(queries, 10), strict=True):
+        assert [h.chunk for h in ours] == [h.chunk for h in theirs]
+        assert [h.score for h in ours] == pytest.approx([h.score for h in theirs], abs=1e-6)
+
+
+def test_compressed_vectors_are_smaller_and_find_most(tmp_path: Path, wide: Any) -> None:
+    queries = [f"query {i}" for i in range(50)]
+    exact, small = build(tmp_path, wide, numbered(2000)), build(tmp_path, wide, numbered(2000), IVFPQ)
+    assert small.size_bytes < 0.6 * exact.size_bytes
+    pairs = list(zip(small.search(queries, 10), exact.search(queries, 10), strict=True))
+    recall = np.mean([len({h.chunk for h in ours} & {h.chunk for h in theirs}) / 10 for ours, theirs in pairs])
+    assert 0.4 < recall < 1
+    assert np.mean([abs(ours[0].score - theirs[0].score) for ours, theirs in pairs]) < 0.1, "estimates of the cosine"
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 40])
+@approximate
+def test_approximate_indexes_find_all_of_a_small_corpus(
+    tmp_path: Path, wide: Any, settings: StoreSettings, n: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = build(tmp_path, wide, numbered(n), settings)
+    assert sorted(found(store, "text 0", 100)) == sorted(f"d{i}#0" for i in range(n))
+    assert found(build(tmp_path, wide, numbered(n), settings), "text 0", 100) == found(store, "text 0", 100)
+    assert capfd.readouterr() == ("", ""), "faiss warned"
+
+
+@approximate
+def test_an_approximate_index_that_finds_too_few_gives_fewer_hits(tmp_path: Path, wide: Any, settings: StoreSettings) -> None:
+    store = build(tmp_path, wide, numbered(1500), settings)
+    queries = ["text 3", "text 900"]
+    for row in store.search(queries, 1500):
+        assert 200 < len(row) <= 1500
+        assert len({h.chunk for h in row}) == len(row)
+        assert all(before.score >= after.score - 1e-6 for before, after in pairwise(row))
+    if settings is IVFPQ:
+        assert max(len(row) for row in store.search(queries, 1500)) < 1500, "all lists were probed: the test shows nothing"
+
+
+@approximate
+def test_ties_in_an_approximate_index_are_broken_by_the_order_of_the_chunks(tmp_path: Path, wide: Any, settings: StoreSettings) -> None:
+    passages = [Passage(f"d{i}", "the same text" if i % 3 else f"text {i}") for i in range(60)]
+    store = build(tmp_path, wide, passages, settings)
+    same = [f"d{i}#0" for i in range(60) if i % 3]
+    for top_k in (1, 5, 40):
+        assert found(store, "the same text", top_k) == same[:top_k]
+
+
+@approximate
+def test_changing_an_approximate_store_gives_the_bytes_of_a_fresh_build(tmp_path: Path, wide: Any, settings: StoreSettings) -> None:
+    corpus = numbered(120)
+    store = build(tmp_path / "a", wide, corpus[:100], settings)
+    store.add(corpus[100:])
+    store.remove(["d3", "d77", "d110"])
+    left = [p for p in corpus if p.id not in {"d3", "d77", "d110"}]
+    fresh = build(tmp_path / "b", wide, left, settings)
+    assert store.key == fresh.key
+    for name in FILES:
+        assert (store.folder / name).read_bytes() == (fresh.folder / name).read_bytes()
+    assert "d77#0" not in found(store, "text 77", 117)
+    assert store.search(["text 5", "text 99"], 20) == fresh.search(["text 5", "text 99"], 20)
+    reopened = build(tmp_path / "a", wide, left, settings)
+    assert not reopened.built
+    reopened.add([NEW])
+    assert NEW.id + "#0" in found(reopened, NEW.text, 3)
+    with pytest.raises(BenchError, match='document "d4" is already there'):
+        reopened.add([corpus[4]])
+
+
+def test_a_graph_that_changes_embeds_only_what_is_new(tmp_path: Path, wide: Any) -> None:
+    store = build(tmp_path, wide, numbered(20), HNSW)
+    wide.calls.clear()
+    store.add([NEW])
+    store.remove(["d0"])
+    assert [call for call in wide.calls if call] == [[NEW.text]]
+
+
+@approximate
+def test_an_approximate_store_can_be_emptied_and_filled(tmp_path: Path, wide: Any, settings: StoreSettings) -> None:
+    store = build(tmp_path, wide, numbered(5), settings)
+    store.remove([f"d{i}" for i in range(5)])
+    assert (len(store), store.search(["anything"], 3)) == (0, [[]])
+    store.add([NEW, CORPUS[0]])
+    assert found(store, NEW.text, 1) == ["bicycle#0"]
+    assert sorted(found(store, "x", 9)) == ["bicycle#0", "kettle#0"]
+
+
+@approximate
+def test_the_number_of_threads_changes_no_bit_of_an_approximate_index(tmp_path: Path, wide: Any, settings: StoreSettings) -> None:
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    try:
+        made = []
+        for threads in (1, 2):
+            faiss.omp_set_num_threads(threads)
+            made.append(build(tmp_path / str(threads), wide, numbered(800), settings))
+            assert faiss.omp_get_max_threads() == threads
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert (made[0].folder / "index.faiss").read_bytes() == (made[1].folder / "index.faiss").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("n", "dimension", "sizes"),
+    [
+        (1, 384, (1, 1, 48, 1)), (60, 384, (1, 1, 48, 5)), (1000, 384, (25, 8, 48, 8)), (100_000, 384, (1264, 79, 48, 8)),
+        (500, 7, (12, 8, 1, 8)), (500, 100, (12, 8, 10, 8)),
+    ],
+)  # fmt: skip
+def test_the_sizes_of_compressed_indexes(n: int, dimension: int, sizes: tuple[int, ...]) -> None:
+    assert ivfpq_sizes(n, dimension) == sizes
+
+
+def test_what_a_store_took_is_kept_for_all_who_open_it(tmp_path: Path, fake: Any) -> None:
+    embed = fake.embed
+
+    def slow(texts: Sequence[str], role: str = "passage") -> Any:
+        time.sleep(0.05)
+        return embed(texts, role)
+
+    fake.embed = slow
+    store = build(tmp_path, fake)
+    wall, cpu = store.build_seconds
+    assert wall > 0.05 > cpu >= 0
+    assert build(tmp_path, fake).build_seconds == (wall, cpu)
+    store.add([NEW])
+    assert store.build_seconds[0] > wall + 0.05, "an addition comes on top"
+    assert build(tmp_path, fake, [*CORPUS, NEW]).build_seconds == store.build_seconds
+    (store.folder / "build_cost.json").write_text("{}")
+    assert build(tmp_path, fake, [*CORPUS, NEW]).built, "what it took is unknown"
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path, fake: Any) -> None:
