@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import BenchError, did_you_mean
 from bench.metric.score import SCORING_VERSION, check_metrics
-from bench.model.source import EMBEDDED, ModelSource
+from bench.model.source import EMBEDDED, ModelSource, locate
 from bench.result.schema import Fingerprints
 from bench.settings import first_problem, parse_settings
+from bench.strategy.embedder import DEFAULT_EMBEDDER, embedder_fingerprint
 from bench.strategy.spec import Strategy, load_strategy, preset_names
 from bench.task.load import load_task
 from bench.task.schema import Task
@@ -180,6 +181,7 @@ def expand(suite: Suite, source: ModelSource) -> list[Cell]:
                     "trained_with": [t.fingerprint for t in together],
                     "continued_from": _adapter(suite, task, name, strategy, suite.seeds[0])[1],
                 }  # fmt: skip
+                common |= _reading_models(strategy)
                 start, start_hash = _adapter(suite, task, name, strategy, seed)
                 cells.append(
                     Cell(
@@ -189,6 +191,16 @@ def expand(suite: Suite, source: ModelSource) -> list[Cell]:
                     )
                 )
     return cells
+
+
+def _reading_models(strategy: Strategy) -> dict[str, str]:
+    """SHA-256 of the models that find passages, which a name does not identify; the default embedder is pinned by its own."""
+    found = {}
+    if strategy.embeds and strategy.retrieval.embedder != DEFAULT_EMBEDDER:
+        found["embedder"] = embedder_fingerprint(strategy.retrieval.embedder)
+    if strategy.retrieval.rerank and strategy.retrieval.reranker:
+        found["reranker"] = locate(strategy.retrieval.reranker).fingerprint
+    return found
 
 
 def _overlaid(name: str, strategy: Strategy, settings: dict[str, Any]) -> Strategy:

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 
 from bench.errors import BenchError
 from bench.model.source import locate
+from bench.strategy.embedder import packaged_default
 from bench.strategy.spec import preset_names
 from bench.suite import Budget, Suite, expand, find_task, load_suite
 
@@ -134,3 +136,18 @@ def test_tasks_trained_together_say_what_has_no_meaning(make_task: Callable[...,
     assert reasons["lora"] is reasons["zero-shot"] is None
     assert "one task" in str(reasons["features"])
     assert "one task" in str(reasons["dpo"])
+
+
+def test_an_embedder_is_identified_by_its_weights(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    """At the same path other weights are another embedder; which one is of no account to a strategy that does not embed."""
+    shutil.copytree(packaged_default(), tmp_path / "embedder")
+    suite = Suite(
+        tasks=[str(make_task())], strategies=["few-shot-nearest", "few-shot"], seeds=[0],
+        settings={"retrieval.embedder": str(tmp_path / "embedder")},
+    )  # fmt: skip
+    before = [c.cell_id for c in expand(suite, locate("embedded"))]
+    config = tmp_path / "embedder" / "sentence_bert_config.json"
+    config.write_text(config.read_text().replace("256", "128"))
+    after = [c.cell_id for c in expand(suite, locate("embedded"))]
+    assert before[0] != after[0]
+    assert before[1] == after[1]

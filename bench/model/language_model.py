@@ -326,16 +326,16 @@ class LanguageModel:
         steps = torch.stack(logprobs.steps, 1)[:, : new.shape[1]]
         answers = []
         for row, values in zip(new.tolist(), steps.tolist(), strict=True):
-            n = next((i + 1 for i, token in enumerate(row) if token in self.end_ids), len(row))
-            text = self.tokenizer.decode(row[:n], skip_special_tokens=True)
-            if not self.tokenizer.chat_template:
-                text = self._cut(text)
-            answers.append((text.strip(), float(sum(values[:n])), n))
+            text, n = self.answer(row)
+            answers.append((text, float(sum(values[:n])), n))
         return answers
 
-    def _cut(self, text: str) -> str:
-        """A base model without a chat form goes on after its answer: the plain form ends an answer with its line."""
-        if self.line_ends_answer:
-            return text.lstrip().split("\n", 1)[0]
-        thought, marker, answer = text.partition("Answer:")
-        return f"{thought}{marker} {answer.lstrip().split(chr(10), 1)[0]}"
+    def answer(self, row: Sequence[int]) -> tuple[str, int]:
+        """The answer in a row of generated tokens, and how many of them are its own, the end token included."""
+        n = next((i + 1 for i, token in enumerate(row) if token in self.end_ids), len(row))
+        text = self.tokenizer.decode(row[:n], skip_special_tokens=True)
+        if self.tokenizer.chat_template:
+            return text.strip(), n
+        # A base model without a chat form goes on after its answer: the plain form ends an answer with its line.
+        thought, marker, rest = ("", "", text) if self.line_ends_answer else text.partition("Answer:")
+        return f"{thought}{marker} {rest.lstrip().partition(chr(10))[0]}".strip(), n

@@ -77,7 +77,7 @@ class Asker:
     def __init__(self, task: Task, strategy: Strategy, model: LanguageModel, stores: Path, shots: Sequence[Example]) -> None:
         """Open or build what the strategy reads, in the folder `stores`; `shots`: the examples that all requests show."""
         self.task, self.strategy, self.model, self.shots = task, strategy, model, tuple(shots)
-        embedder = load_embedder(strategy.retrieval.embedder) if needs_embedder(strategy) else None
+        embedder = load_embedder(strategy.retrieval.embedder) if strategy.embeds else None
         self.retriever = Retriever(task, strategy.retrieval, embedder, stores)
         prompt = strategy.prompt
         self.nearest: NearestExamples | None = None
@@ -128,11 +128,6 @@ def shots_of(task: Task, strategy: Strategy, seed: int) -> tuple[Example, ...]:
     return draw_shots(task, strategy.prompt.shots, seed) if strategy.prompt.select == "drawn" else ()
 
 
-def needs_embedder(strategy: Strategy) -> bool:
-    """Whether something is found by the likeness of vectors."""
-    return strategy.retrieval.search in ("dense", "hybrid") or (strategy.prompt.select == "nearest" and strategy.prompt.shots > 0)
-
-
 class Fitted:
     """A strategy at one point of its settings, ready to answer."""
 
@@ -145,7 +140,7 @@ class Fitted:
             )
             _set_precision(self.model, strategy.tuning)
             self.model.line_ends_answer = not strategy.prompt.chain_of_thought
-            if needs_embedder(strategy):
+            if strategy.embeds:
                 load_embedder(strategy.retrieval.embedder)
         with meter.phase("index"):
             self.asker, *self.others = (

@@ -72,6 +72,12 @@ class Embedder:
         return vectors if len(unique) == len(texts) else vectors[[unique[text] for text in texts]]
 
 
+def embedder_fingerprint(name: str) -> str:
+    """SHA-256 of an embedder's weights, tokenizer and configuration, without loading it. Raises `BenchError` as `Embedder` does."""
+    folder = _locate(name)
+    return _fingerprint(folder, _module_folders(name, folder))
+
+
 def _locate(name: str) -> Path:
     if name == DEFAULT_EMBEDDER:
         return packaged_default()

@@ -71,7 +71,7 @@ def tune_by_preference(
             nonlocal flops
             for prompt, ids in zip(prompts, completion_ids, strict=True):
                 flops += generation_flops(shape, len(prompt), len(ids)) + _step_flops(shape, len(prompt), len(ids), passes)
-            return reward(index, [_answer(model, ids)[0] for ids in completion_ids])
+            return reward(index, [model.answer(ids)[0] for ids in completion_ids])
 
         specific["reward_funcs"] = rate
     size = min(choice.batch_size, len(rows))
@@ -153,13 +153,6 @@ def _greedy(model: LanguageModel, prompts: Sequence[list[int]], max_new_tokens: 
     return [(found[i].text, found[i].completion_tokens) for i in range(len(prompts))]
 
 
-def _answer(model: LanguageModel, row: Sequence[int]) -> tuple[str, int]:
-    """The answer in a row of sampled tokens, as `LanguageModel.generate` reads it, and how many of them are its own."""
-    n = next((i + 1 for i, token in enumerate(row) if token in model.end_ids), len(row))
-    text = str(model.tokenizer.decode(row[:n], skip_special_tokens=True))
-    return (text if model.tokenizer.chat_template else model._cut(text)).strip(), n
-
-
 @torch.inference_mode()
 def _sampled(model: LanguageModel, prompts: Sequence[list[int]], max_new_tokens: int) -> list[tuple[str, int]]:
     answers: list[tuple[str, int]] = []
@@ -171,7 +164,7 @@ def _sampled(model: LanguageModel, prompts: Sequence[list[int]], max_new_tokens:
         sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": max_new_tokens}
         with model.autocast():
             out = model.network.generate(input_ids=ids, attention_mask=mask, **sampling)
-        answers += [_answer(model, row) for row in out[:, width:].tolist()]
+        answers += [model.answer(row) for row in out[:, width:].tolist()]
     return answers
 
 

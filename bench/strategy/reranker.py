@@ -50,10 +50,13 @@ class Reranker:
         pairs = [(query, chunk.text) for query, row in zip(queries, rows, strict=True) for chunk in row]
         if not pairs:
             return [[] for _ in rows]
+        # Each once: the same pair gets scores that differ by rounding at different places of a batch.
+        unique = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
         # Without the usual sigmoid: in float32 it makes equals of good scores that differ.
-        scores = np.asarray(self._model.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False), dtype=np.float32)
-        if not np.isfinite(scores).all():
+        found = self._model.predict(list(unique), activation_fn=torch.nn.Identity(), show_progress_bar=False)
+        if not np.isfinite(found).all():
             raise BenchError(f"retrieval.reranker {self.name}: gave scores that are not finite; expected numbers")
+        scores = np.array([found[unique[pair]] for pair in pairs], dtype=np.float32)
         ends = np.cumsum([0, *(len(row) for row in rows)])
         orders = [np.argsort(-scores[start:end], kind="stable").tolist() for start, end in pairwise(ends)]
         return [[row[i] for i in order] for row, order in zip(rows, orders, strict=True)]

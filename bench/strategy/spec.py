@@ -245,6 +245,12 @@ class Strategy(_Choice):
         shots = self.prompt.shots > 0 or "prompt.shots" in self.search
         return not (shots and self.prompt.select == "drawn") and self.tuning.method in ("none", "features")
 
+    @property
+    def embeds(self) -> bool:
+        """Whether something is found by the likeness of vectors."""
+        shots = self.prompt.shots > 0 or "prompt.shots" in self.search
+        return self.retrieval.search in ("dense", "hybrid") or (shots and self.prompt.select == "nearest")
+
     def not_applicable(self, task: Task, kind: ModelKind = "causal") -> str | None:
         """Why this strategy has no meaning for a task and a kind of model, or None where it has."""
         prompt, retrieval, tuning = self.prompt, self.retrieval, self.tuning

@@ -140,10 +140,8 @@ def test_fusion_by_the_formula() -> None:
     place = {chunk: i for i, chunk in enumerate((a, b, c, d))}
     assert fuse([[b, a, c], [b, d]], 60, place) == [b, a, d, c]
     # 1/(k+1) against 2/(k+3): at k = 0 a first place outweighs two third ones, at k = 60 it does not.
-    rankings = [[a, b, d], [b, c, d]]
     assert fuse([[a, b, d], [c, b, d]], 0, place) == [a, b, c, d]
     assert fuse([[a, b, d], [c, b, d]], 60, place) == [b, d, a, c]
-    assert fuse(rankings, 60, place)[0] == b
     assert fuse([[], []], 60, place) == []
 
 
@@ -315,10 +313,14 @@ def test_raft_draws_the_share_and_the_order_by_seed_and_id_alone(tmp_path: Path,
 
 def test_raft_draws_the_same_in_every_version(tmp_path: Path, angles: Any) -> None:
     examples = [replace(BOIL, id=f"e{i}") for i in range(6)]
-    assert documents(training(tmp_path, angles, examples, 0.5)) == GOLDEN
-
-
-GOLDEN: list[tuple[str, ...]] = []
+    assert documents(training(tmp_path, angles, examples, 0.5)) == [
+        ("tent", "kettle", "radio"),
+        ("pump", "tent", "radio"),
+        ("pump", "radio", "tent"),
+        ("radio", "kettle", "tent"),
+        ("tent", "pump", "radio"),
+        ("kettle", "radio", "tent"),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ a real task
