@@ -17,8 +17,9 @@ setup: $(INSTALLED)  ## create .venv with the pinned versions (PYTHON=python3.12
 bench: $(INSTALLED)  ## run the default suite and print its table; cells already done are not run again
 	$(BIN)/bench run $(ARGS)
 
-bench-all: $(INSTALLED)  ## run every strategy of the catalogue on three tasks (about an hour on two cores)
+bench-all: $(INSTALLED)  ## run every strategy of the catalogue, and those that reason on a task for that (about an hour on two cores)
 	$(BIN)/bench run all $(ARGS)
+	$(BIN)/bench run reasoning $(ARGS)
 
 report: $(INSTALLED)  ## print the table of the newest run under results/
 	@run=$$(ls -t results/*/run.json 2>/dev/null | grep -v '^results/baseline/' | head -n 1); \

@@ -1,6 +1,6 @@
 """The catalogue of strategies: docs/strategies.md, from the presets and the records of a run.
 
-    python -m bench.report.catalogue results/all > docs/strategies.md
+    python -m bench.report.catalogue results/all results/reasoning > docs/strategies.md
 """
 
 from __future__ import annotations
@@ -161,6 +161,6 @@ def _seconds(value: Any) -> str:
 
 if __name__ == "__main__":
     try:
-        sys.stdout.write(catalogue([Path(argument) for argument in sys.argv[1:]] or [Path("results/all")]))
+        sys.stdout.write(catalogue([Path(argument) for argument in sys.argv[1:]] or [Path("results/all"), Path("results/reasoning")]))
     except BenchError as error:
         sys.exit(f"catalogue: {error}")

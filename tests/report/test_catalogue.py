@@ -5,7 +5,7 @@ import pytest
 
 from bench.errors import BenchError
 from bench.report.catalogue import catalogue, section
-from bench.result.schema import MetricValue, Parameters, Phase, Record, Run
+from bench.result.schema import Item, MetricValue, Parameters, Phase, Record, Run, Tokens
 from bench.result.store import RunFolder
 from bench.strategy.spec import FAMILIES, Range, Strategy, load_strategy, preset_names
 
@@ -22,12 +22,25 @@ def run(tmp_path: Path) -> Callable[..., Path]:
         suite = {"tasks": ["t"], "strategies": [r.strategy for r in records], "seeds": [0], "budget": {"trials": 3, "train_examples": None}}
         folder.write_run(Run(name="r", suite=suite, environment={"git_commit": "a" * 40}, started="2026-11-21T00:00:00+00:00", status="ok"))
         for record in records:
-            folder.write_record(record)
             with folder.item_writer(record.task, record.strategy, record.seed, record.cell_id) as writer:
-                writer.finish([])
+                for item in items_of(record):
+                    writer.append(item)
+                writer.finish([i.id for i in items_of(record)])
+            folder.write_record(record)
         return folder.path
 
     return make
+
+
+def items_of(record: Record) -> list[Item]:
+    """As many as the record says, the first half of them right."""
+    return [
+        Item(
+            id=str(i), cluster=str(i), input_hash="", prompt_hash="", prediction="a", targets=["a"], answerable=True, outcome="correct",
+            scores={"accuracy": float(i < record.n_items / 2)}, tokens=Tokens(), latency_seconds=0.0,
+        )
+        for i in range(record.n_items)
+    ]  # fmt: skip
 
 
 def record(strategy: str, status: str = "ok", **more: object) -> Record:
@@ -42,6 +55,7 @@ def test_the_page_has_what_was_measured_and_what_was_not(run: Callable[..., Path
     }  # fmt: skip
     page = catalogue([run(record("lora", **measured), record("rag", "skipped", error="the task has no corpus"))])
     assert "Measured 2026-11-21, commit aaaaaaaaaa; trials 3; seeds [0]." in page
+    assert "| t | accuracy | 50.0 (" in page
     assert "116,736" in page
     assert "474.0 kB" in page
     assert "61.3 s" in page
