@@ -40,7 +40,8 @@ def catalogue(runs: Sequence[Path]) -> str:
     for family in FAMILIES:
         members = [name for name, s in strategies.items() if s.family == family]
         parts.append(f"## {family[0].upper()}{family[1:]}\n")
-        parts += [f"{section(name, strategies[name])}\n{_measured(table[table['strategy'] == name])}" for name in members]
+        for name in members:
+            parts.append(f"{section(name, strategies[name])}\n{_measured(table[table['strategy'] == name])}{_merged(runs, name)}")
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -111,6 +112,17 @@ def _measured(rows: pd.DataFrame) -> str:
         ]))  # fmt: skip
     body = "\n".join(lines) + "\n" if len(lines) > 2 else ""
     return body + "".join(f"\n{note}.\n" for note in notes)
+
+
+def _merged(runs: Sequence[Path], name: str) -> str:
+    """What became of the answers and their time when the adapter was merged into the base, over all cells of a strategy."""
+    found = [r.merging for run in runs for r in RunFolder(run).records() if r.strategy == name and r.merging]
+    whole = [m for m in found if m.n_items]
+    if not whole:
+        return "".join(f"\nNot merged: {m.reason}.\n" for m in found[:1])
+    equal, n = sum(m.n_equal or 0 for m in whole), sum(m.n_items or 0 for m in whole)
+    apart, together = (sum(getattr(m, key) or 0.0 for m in whole) for key in ("unmerged_seconds", "merged_seconds"))
+    return f"\nMerged into the base: {equal} of {n} answers stay the same; time to answer times {together / apart:.2f}.\n"
 
 
 def _search_spaces(strategies: dict[str, Strategy]) -> str:

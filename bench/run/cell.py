@@ -23,7 +23,8 @@ from bench.result.compare import rows_for_macro_f1
 from bench.result.schema import Item, Merging, MetricValue, Parameters, Phase, Record, Tokens, Trial
 from bench.result.statistics import bootstrap_interval, clustered_interval, macro_f1_of_sums
 from bench.result.store import RunFolder, write_atomic
-from bench.run.fit import Answered, Fitted, Request, fit, to_answers
+from bench.run.ask import Answered, Request, to_answers
+from bench.run.fit import Fitted, fit
 from bench.run.search import search
 from bench.strategy.adapters import merge, save_adapter
 from bench.strategy.prompt import Parsed, Prompt, constant_answer

@@ -16,7 +16,8 @@ from bench.model.load import load_model
 from bench.model.source import locate
 from bench.result.schema import Record
 from bench.result.store import RunFolder
-from bench.run.fit import Asker, Fitted, Report, fit
+from bench.run.ask import Asker
+from bench.run.fit import Fitted, Report, fit
 from bench.strategy.adapters import load_adapter, merge, save_adapter, wrap
 from bench.strategy.features import FeatureClassifier
 from bench.strategy.prompt import answer_tokens, instruction

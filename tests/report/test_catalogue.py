@@ -53,7 +53,12 @@ def test_the_page_has_what_was_measured_and_what_was_not(run: Callable[..., Path
         "metrics": {"accuracy": MetricValue(value=0.5, n_scored=4)}, "params": Parameters(total=10**7, trainable=116736),
         "phases": {"tune": Phase(wall_seconds=61.3, cpu_seconds=60, flops=1)}, "artifact_bytes": 474040, "n_items": 4,
     }  # fmt: skip
-    page = catalogue([run(record("lora", **measured), record("rag", "skipped", error="the task has no corpus"))])
+    merging = {"n_items": 4, "n_equal": 3, "unmerged_seconds": 2.0, "merged_seconds": 1.5}
+    soft = record("prompt-tuning", merging={"reason": "virtual tokens stand before the text"})
+    skipped = record("rag", "skipped", error="the task has no corpus")
+    page = catalogue([run(record("lora", **measured, merging=merging), soft, skipped)])
+    assert "Merged into the base: 3 of 4 answers stay the same; time to answer times 0.75." in page
+    assert "Not merged: virtual tokens stand before the text." in page
     assert "Measured 2026-11-21, commit aaaaaaaaaa; trials 3; seeds [0]." in page
     assert "| t | accuracy | 50.0 (" in page
     assert "116,736" in page

@@ -6,7 +6,8 @@ import torch
 
 from bench.cost.meter import Meter
 from bench.model.source import locate
-from bench.run.fit import Asker, Fitted, fit
+from bench.run.ask import Asker
+from bench.run.fit import Fitted, fit
 from bench.suite import Cell, Suite, expand
 
 

@@ -12,7 +12,7 @@ from bench.model.source import locate
 from bench.result.schema import Trial
 from bench.run import fit as fit_module
 from bench.run import search as module
-from bench.run.fit import Asker
+from bench.run.ask import Asker
 from bench.run.search import n_trials, propose, search
 from bench.strategy.spec import Strategy
 from bench.suite import Cell, Suite, expand

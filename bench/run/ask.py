@@ -1,0 +1,123 @@
+"""One task as a strategy asks it: examples become requests, and answers become scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.metric.score import Answer, score
+from bench.model.language_model import Generation, LanguageModel
+from bench.strategy.embedder import Embedder
+from bench.strategy.nearest import NearestExamples
+from bench.strategy.prompt import Parsed, Prompt, build_prompts, draw_shots, parse
+from bench.strategy.retrieval import Found, Retriever
+from bench.strategy.spec import Strategy
+from bench.strategy.store import Store
+from bench.task.schema import Example, Task
+
+load_embedder = cache(Embedder)
+"""An embedder is the same for every trial of a cell's process."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the model is asked for one example."""
+
+    prompt: Prompt
+    found: Found | None
+    """None where the strategy reads nothing."""
+    abstains: bool = False
+    """What was found is too unlike the question: the answer is an abstention, and the model is not asked."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answer to the request at `index`."""
+
+    index: int
+    generation: Generation
+    request: Request
+    parsed: Parsed
+
+    @property
+    def cited_ids(self) -> tuple[str, ...] | None:
+        """Documents of the passages cited, in order; a number that no passage has counts as an unknown document. None where none is
+        asked for."""
+        if self.parsed.cited is None:
+            return None
+        ids = self.request.found.document_ids if self.request.found else ()
+        return tuple(ids[n - 1] if 1 <= n <= len(ids) else f"[{n}]" for n in self.parsed.cited)
+
+
+class Asker:
+    """One task as a strategy asks it: its shots and passages, its examples as prompts, its answers and their score."""
+
+    def __init__(self, task: Task, strategy: Strategy, model: LanguageModel, stores: Path, shots: Sequence[Example]) -> None:
+        """Open or build what the strategy reads, in the folder `stores`; `shots`: the examples that all requests show."""
+        self.task, self.strategy, self.model, self.shots = task, strategy, model, tuple(shots)
+        embedder = load_embedder(strategy.retrieval.embedder) if strategy.embeds else None
+        self.retriever = Retriever(task, strategy.retrieval, embedder, stores)
+        prompt = strategy.prompt
+        self.nearest: NearestExamples | None = None
+        if prompt.select == "nearest" and prompt.shots:
+            assert embedder is not None
+            self.nearest = NearestExamples(task.train, embedder, stores)
+
+    @property
+    def stores(self) -> list[Store]:
+        """The stores that are searched."""
+        return [s for s in (self.retriever.store, self.nearest.store if self.nearest else None) if s is not None]
+
+    def requests(self, examples: Sequence[Example], found: Sequence[Found] | None) -> list[Request]:
+        """What the model is asked for each example, with what was found for it."""
+        passages: Sequence[Sequence[str]] = [f.passages for f in found] if found else [()] * len(examples)
+        prompt = self.strategy.prompt
+        shots = self.nearest.find(examples, prompt.shots) if self.nearest else [self.shots] * len(examples)
+        prompts = build_prompts(self.model, self.task, prompt, examples, shots, passages)
+        below = self.strategy.retrieval.abstain_below
+        unlike = [below is not None and (f.score is None or f.score < below) for f in found] if found else [False] * len(examples)
+        return [Request(p, found[i] if found else None, unlike[i]) for i, p in enumerate(prompts)]
+
+    def asked(self, examples: Sequence[Example]) -> list[Request]:
+        """The requests with what retrieval finds, as in a test."""
+        return self.requests(examples, self.retriever.find(examples))
+
+    def parsed(self, text: str) -> Parsed:
+        return parse(self.strategy.prompt, text)
+
+    def score(self, examples: Sequence[Example], answered: Sequence[Answered]) -> float:
+        """The task's primary metric. Raises `BenchError` where it is undefined on all of the examples."""
+        name = self.task.primary_metric
+        answers = to_answers(self.task, examples, sorted(answered, key=lambda a: a.index))
+        value = score(self.task, answers, [name]).corpus.get(name)
+        if value is None:
+            raise BenchError(f"task {self.task.name}: {name} is undefined on the validation examples")
+        return value
+
+    def reward(self, examples: Sequence[Example], texts: Sequence[str]) -> list[float]:
+        """The primary metric of each text as an answer to its example; where that has no item score, whether it is right."""
+        name = self.task.primary_metric
+        scores = score(self.task, [Answer(e, self.parsed(t).answer) for e, t in zip(examples, texts, strict=True)], [name])
+        return [item.get(name, float(outcome == "correct")) for item, outcome in zip(scores.items, scores.outcomes, strict=True)]
+
+
+def shots_of(task: Task, strategy: Strategy, seed: int) -> tuple[Example, ...]:
+    """The examples that all requests of a strategy show."""
+    return draw_shots(task, strategy.prompt.shots, seed) if strategy.prompt.select == "drawn" else ()
+
+
+def to_answers(task: Task, examples: Sequence[Example], answered: Sequence[Answered]) -> list[Answer]:
+    """What the metrics need of answers: with the text that each should rest on."""
+    texts = {p.id: p.text for p in task.corpus}
+    answers = []
+    for example, a in zip(examples, answered, strict=True):
+        evidence = "\n".join(texts[i] for i in example.evidence) if example.evidence else None
+        if task.config.kind == "summarization":
+            evidence = example.input
+        found = a.request.found
+        retrieved = tuple(dict.fromkeys(found.document_ids)) if found else None
+        answers.append(Answer(example, a.parsed.answer, retrieved, evidence, a.cited_ids))
+    return answers
