@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,11 +15,12 @@ _WORD = re.compile(r"\w+")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text as BM25 counts them: runs of letters, digits and underscores, with case folded.
+    """The words of a text as BM25 counts them: runs of letters, digits and underscores, with case folded and letters composed.
 
-    No stop words are left out and no endings cut off: a frequent word weighs little by itself, and both need a language.
+    No stop words are left out and no endings cut off: a frequent word weighs little by itself, and both need a language. Scripts that put
+    no spaces between words (Chinese, Japanese, Thai) give a word for each run between punctuation, and so find little.
     """
-    return _WORD.findall(text.casefold())
+    return _WORD.findall(unicodedata.normalize("NFC", text.casefold()))
 
 
 class LexicalIndex:

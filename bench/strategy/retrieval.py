@@ -6,12 +6,13 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from bench.strategy.chunk import Chunk, chunk_passages
 from bench.strategy.embedder import Embedder
 from bench.strategy.lexical import LexicalIndex
-from bench.strategy.reranker import load_reranker
+from bench.strategy.reranker import Reranker, load_reranker
 from bench.strategy.spec import RetrievalChoice
 from bench.strategy.store import Store, StoreSettings
 from bench.task.schema import Example, Task
@@ -36,7 +37,7 @@ class Retriever:
 
         A lexical index is built every time. `embedder`: needed for a dense and a hybrid search.
 
-        Raises `BenchError` for what a store refuses: see `Store.build_or_open`.
+        Raises `BenchError` for what a store or a reranker refuses: see `Store.build_or_open` and `Reranker`.
         """
         self.choice = choice
         self._corpus = task.corpus
@@ -47,7 +48,11 @@ class Retriever:
             settings = StoreSettings(**choice.model_dump(include=set(StoreSettings.model_fields)))
             self.store = Store.build_or_open(folder, task.corpus, embedder, settings)
         if choice.search in ("lexical", "hybrid"):
-            self._lexical = LexicalIndex(self._chunks())
+            self._lexical = LexicalIndex(self._chunks)
+        self._reranker: Reranker | None = None
+        if choice.rerank:
+            assert choice.reranker is not None
+            self._reranker = load_reranker(choice.reranker)
 
     @property
     def size_bytes(self) -> int:
@@ -55,7 +60,7 @@ class Retriever:
         store = self.store.size_bytes if self.store else 0
         if not self._lexical:
             return store
-        return self._lexical.size_bytes + (store or sum(len(chunk.text.encode()) for chunk in self._chunks()))
+        return self._lexical.size_bytes + (store or sum(len(chunk.text.encode()) for chunk in self._chunks))
 
     def find(self, examples: Sequence[Example]) -> list[Found] | None:
         """Passages for each example, or None where the strategy reads nothing."""
@@ -65,24 +70,25 @@ class Retriever:
             text = {p.id: p.text for p in self._corpus}
             return [Found(tuple(text[i] for i in e.evidence), e.evidence) for e in examples]
         top_k = self.choice.top_k
-        return [_found(row[:top_k], score) for row, score in self._rank([e.input for e in examples], top_k)]
+        return [_found(row[:top_k], score) for row, score in self._rank([(e.input, top_k) for e in examples])]
 
     def find_for_training(self, examples: Sequence[Example], gold_share: float | None, seed: int) -> list[Found] | None:
         """Passages to train each example on: those of `find`, or as in RAFT (Zhang et al. 2024, arXiv 2403.10131).
 
         With a `gold_share`, that share of the examples (drawn by the seed) reads its gold documents' chunks, best ranked first
-        where they are more than `top_k`, and as many distractors as make up `top_k`: the best ranked chunks of other documents.
-        The other examples read `top_k` distractors; one without evidence, what is ranked best. All in a shuffled order, so that
-        a passage's place tells nothing. What an example gets depends on the seed and its id, not on the examples beside it.
+        where they are more than `top_k`, and as many distractors as make up `top_k`: the best ranked chunks of other documents,
+        fewer where the search finds fewer. The other examples read `top_k` distractors; one without evidence, what is ranked
+        best. All in a shuffled order, so that a passage's place tells nothing. What an example gets depends on the seed and
+        its id, not on the examples beside it.
         """
         if gold_share is None or self.choice.search == "none":
             return self.find(examples)
         top_k = self.choice.top_k
         of_document: dict[str, list[Chunk]] = defaultdict(list)
-        for chunk in self._chunks():
+        for chunk in self._chunks:
             of_document[chunk.document_id].append(chunk)
         gold_of = [[chunk for i in e.evidence for chunk in of_document[i]] for e in examples]
-        ranked = self._rank([e.input for e in examples], top_k + max(map(len, gold_of), default=0))
+        ranked = self._rank([(e.input, top_k + len(gold)) for e, gold in zip(examples, gold_of, strict=True)])
         found = []
         for example, gold, (row, score) in zip(examples, gold_of, ranked, strict=True):
             draw = random.Random(f"gold/{seed}/{example.id}")
@@ -93,25 +99,31 @@ class Retriever:
             found.append(_found(handed, score))
         return found
 
+    @cached_property
     def _chunks(self) -> list[Chunk]:
         return chunk_passages(self._corpus, self.choice.chunk_words, self.choice.chunk_overlap)
 
-    def _rank(self, queries: Sequence[str], depth: int) -> list[tuple[list[Chunk], float | None]]:
-        """At least `depth` chunks for each query where there are as many, best first, and the cosine of the nearest one."""
+    @cached_property
+    def _place(self) -> dict[Chunk, int]:
+        return {chunk: i for i, chunk in enumerate(self._chunks)}
+
+    def _rank(self, asked: Sequence[tuple[str, int]]) -> list[tuple[list[Chunk], float | None]]:
+        """For each query and depth at least so many chunks where there are as many, best first, and the cosine of the nearest one."""
         choice = self.choice
-        if choice.search == "hybrid" or choice.rerank:
-            depth = max(depth, choice.candidates)
-        dense = self.store.search(queries, depth) if self.store else [[] for _ in queries]
-        lexical = self._lexical.search(queries, depth) if self._lexical else [[] for _ in queries]
-        by_meaning = [[hit.chunk for hit in row] for row in dense]
+        queries = [query for query, _ in asked]
+        least = choice.candidates if choice.search == "hybrid" or choice.rerank else 1
+        depths = [max(depth, least) for _, depth in asked]
+        deepest = max(depths, default=least)
+        dense = self.store.search(queries, deepest) if self.store else [[] for _ in queries]
+        lexical = self._lexical.search(queries, deepest) if self._lexical else [[] for _ in queries]
+        # Cut to the query's own depth first: what is fused or reranked must not depend on how deep another query goes.
+        pairs = [([hit.chunk for hit in a[:n]], b[:n]) for a, b, n in zip(dense, lexical, depths, strict=True)]
         if choice.search == "hybrid":
-            place = {chunk: i for i, chunk in enumerate(self._chunks())}
-            rows = [fuse(pair, choice.rrf_k, place)[:depth] for pair in zip(by_meaning, lexical, strict=True)]
+            rows = [fuse(pair, choice.rrf_k, self._place)[:n] for pair, n in zip(pairs, depths, strict=True)]
         else:
-            rows = [a or b for a, b in zip(by_meaning, lexical, strict=True)]
-        if choice.rerank:
-            assert choice.reranker is not None
-            rows = load_reranker(choice.reranker).order(queries, rows)
+            rows = [a or b for a, b in pairs]
+        if self._reranker:
+            rows = self._reranker.order(queries, rows)
         scores = [row[0].score if row and choice.search == "dense" else None for row in dense]
         return list(zip(rows, scores, strict=True))
 

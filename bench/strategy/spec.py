@@ -182,6 +182,8 @@ class Strategy(_Choice):
         wrong = {
             "tuning.with_passages: needs retrieval.search other than none": tuning.with_passages and not reads,
             "tuning.gold_share: needs tuning.with_passages": tuning.gold_share is not None and not tuning.with_passages,
+            "tuning.gold_share: needs retrieval.search dense, lexical or hybrid, for distractors":
+                tuning.gold_share is not None and retrieval.search == "oracle",
             "tuning.peft: method peft needs a peft_type": tuning.method == "peft" and "peft_type" not in tuning.peft,
             "tuning.peft: has a meaning for lora and peft only": bool(tuning.peft) and not by_peft,
             "tuning.quantize: 4-bit weights cannot be trained; expected method lora or peft": tuning.quantize != "none" and not by_peft,

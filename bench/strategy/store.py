@@ -330,7 +330,7 @@ class Store:
         np.cumsum((scores[:, :-1] - scores[:, 1:] > _TIE) | (ids[:, 1:] == _NONE), axis=1, out=tied[:, 1:])
         order = np.lexsort((ids, tied))[:, :k]
         best_scores, best_ids = np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1)
-        open_ended = np.flatnonzero((tied[:, k - 1] == tied[:, -1]) & (ids[:, -1] != _NONE))
+        open_ended = np.flatnonzero(tied[:, k - 1] == tied[:, -1])
         if fetched < len(self) and len(open_ended):
             best_scores[open_ended], best_ids[open_ended] = self._nearest(vectors[open_ended], k, 8 * (spare + 1))
         return best_scores, best_ids

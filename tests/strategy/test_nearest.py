@@ -57,6 +57,8 @@ def test_neither_the_query_itself_nor_its_copies_are_shown(tmp_path: Path) -> No
     assert found[0] == ["train-20", "train-0"], "of equally near ones the first counts as nearest"
     assert found[1] == found[3] == ["train-30", "train-10"]
     assert found[2] == ["train-20", "train-40"]
+    unique = NearestExamples(TRAIN, NumberEmbedder(), tmp_path)  # type: ignore[arg-type]
+    assert ids(unique.find([renamed], 2)) == [["train-20", "train-40"]]
 
 
 def test_there_may_be_fewer_than_asked_for_or_none(nearest: NearestExamples) -> None:

@@ -1,5 +1,7 @@
 import json
 import math
+import shutil
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +137,21 @@ def test_a_hybrid_search_fuses_both_rankings(tmp_path: Path, angles: Any) -> Non
     assert documents(retriever(tmp_path, angles, search="hybrid", top_k=1, candidates=1).find([NOTHING])) == [("pump",)]
 
 
+def test_a_fusion_goes_by_its_constant(tmp_path: Path, angles: Any) -> None:
+    # By meaning: lamp, radio, kettle, tent, pump. By words: kettle, tent, pump.
+    asked = [example("q", "water minutes four")]
+    angles.angles[asked[0].input] = 12
+    for rrf_k, expected in ((60, ("kettle", "tent", "pump", "lamp", "radio")), (1, ("kettle", "tent", "lamp", "pump", "radio"))):
+        assert documents(retriever(tmp_path, angles, search="hybrid", top_k=5, rrf_k=rrf_k).find(asked)) == [expected]
+
+
+def test_no_question_gets_no_answer(tmp_path: Path, angles: Any, cross_encoder: Path) -> None:
+    reranked = {"rerank": True, "reranker": str(cross_encoder)}
+    for choice in ({"search": "dense"}, {"search": "lexical"}, {"search": "hybrid"}, {"search": "oracle"}, {"search": "hybrid"} | reranked):
+        asked = retriever(tmp_path, angles, **choice)
+        assert asked.find([]) == asked.find_for_training([], 0.5, 0) == []
+
+
 def test_fusion_by_the_formula() -> None:
     a, b, c, d = (Chunk(f"{i}#0", i, i) for i in "abcd")
     place = {chunk: i for i, chunk in enumerate((a, b, c, d))}
@@ -171,6 +188,13 @@ def test_bm25_scores_are_those_of_the_formula() -> None:
 
 def test_words_are_runs_of_letters_and_digits_in_any_case() -> None:
     assert words("The X-200's Straße: 5 kg, naïve_mode!") == ["the", "x", "200", "s", "strasse", "5", "kg", "naïve_mode"]
+
+
+def test_words_are_the_same_however_their_accents_are_encoded() -> None:
+    for text in ("Café NAÏVE", "Ångström", "ǰ"):
+        assert words(unicodedata.normalize("NFD", text)) == words(unicodedata.normalize("NFC", text))
+    assert words("cafe\u0301 CAFE\u0301") == ["café", "café"]
+    assert words("cafe") != words("café")
 
 
 def test_equal_chunks_come_in_their_order_and_punctuation_is_never_found() -> None:
@@ -229,10 +253,44 @@ def test_a_reranker_orders_the_candidates_and_keeps_the_score_of_the_search(tmp_
     assert load_reranker(str(cross_encoder)) is load_reranker(str(cross_encoder))
 
 
+def test_a_reranker_chooses_from_as_many_fused_candidates_as_set(tmp_path: Path, angles: Any, cross_encoder: Path) -> None:
+    # By meaning: tent, radio. By words: kettle, pump. The first of each are fused first.
+    hybrid = {"search": "hybrid", "top_k": 2, "candidates": 2}
+    assert documents(retriever(tmp_path, angles, **hybrid).find([BOIL])) == [("kettle", "tent")]
+    [found] = documents(retriever(tmp_path, angles, **hybrid, rerank=True, reranker=str(cross_encoder)).find([BOIL]))
+    assert sorted(found) == ["kettle", "tent"]
+
+
 def test_a_reranker_leaves_equals_and_empty_rows_as_they_are(cross_encoder: Path) -> None:
-    rows = [[Chunk(f"{i}#0", str(i), "the lamp") for i in range(9)], []]
-    assert Reranker(str(cross_encoder)).order(["light", "water"], rows) == rows
+    rows = [[Chunk(f"{i}#0", str(i), "the lamp" if i % 2 else "the tent") for i in range(50)], []]
+    [ordered, empty] = Reranker(str(cross_encoder)).order(["light", "water"], rows)
+    odd, even = rows[0][1::2], rows[0][::2]
+    assert ordered in (odd + even, even + odd)
+    assert empty == []
     assert Reranker(str(cross_encoder)).order(["light"], [[]]) == [[]]
+
+
+def rescaled(source: Path, folder: Path, factor: float) -> str:
+    """A copy of a cross-encoder with all that its head gives times a number."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: w * factor if k.startswith("classifier") else w for k, w in weights.items()}, folder / "model.safetensors")
+    return str(folder)
+
+
+def test_a_reranker_tells_apart_what_a_sigmoid_rounds_to_one(tmp_path: Path, cross_encoder: Path) -> None:
+    rows = [[Chunk(f"{p.id}#0", p.id, p.text) for p in CORPUS]]
+    expected = Reranker(str(cross_encoder)).order(["water"], rows)
+    assert expected != rows
+    assert Reranker(rescaled(cross_encoder, tmp_path / "certain", 1e4)).order(["water"], rows) == expected
+
+
+def test_scores_that_are_no_numbers_are_refused(tmp_path: Path, cross_encoder: Path) -> None:
+    broken = Reranker(rescaled(cross_encoder, tmp_path / "broken", math.nan))
+    with pytest.raises(BenchError, match=r"^retrieval.reranker .*broken: gave scores that are not finite; expected numbers$"):
+        broken.order(["water"], [[Chunk("lamp#0", "lamp", "the lamp")]])
 
 
 def test_what_is_no_cross_encoder_is_refused(tmp_path: Path, cross_encoder: Path) -> None:
@@ -253,10 +311,23 @@ def test_what_is_no_cross_encoder_is_refused(tmp_path: Path, cross_encoder: Path
         Reranker(str(tmp_path))
 
 
-def test_a_reranker_is_loaded_when_it_is_first_needed(tmp_path: Path, angles: Any) -> None:
-    missing = retriever(tmp_path, angles, search="dense", rerank=True, reranker=str(tmp_path / "missing"))
+def test_a_reranker_reads_no_more_of_a_passage_than_it_can(cross_encoder: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    long = Chunk("long#0", "long", "the lamp gives warm light " * 400)
+    short = [Chunk(f"{p.id}#0", p.id, p.text) for p in CORPUS]
+    model = AutoModelForSequenceClassification.from_pretrained(cross_encoder).eval()
+    tokens = AutoTokenizer.from_pretrained(cross_encoder)("water", long.text, return_tensors="pt", truncation=True, max_length=512)
+    with torch.no_grad():
+        cut = float(model(**tokens).logits)
+    ordered = Reranker(str(cross_encoder)).order(["water"], [[long, *short]])[0]
+    assert ordered.index(long) == sum(logit(cross_encoder, "water", c.text) > cut for c in short)
+
+
+def test_a_missing_reranker_is_refused_before_anything_is_asked(tmp_path: Path, angles: Any) -> None:
     with pytest.raises(BenchError, match="no such folder"):
-        missing.find([BOIL])
+        retriever(tmp_path, angles, search="dense", rerank=True, reranker=str(tmp_path / "missing"))
 
 
 # ------------------------------------------------------------------------------------------------ passages to train on
@@ -295,6 +366,32 @@ def test_raft_cuts_gold_documents_like_all_and_keeps_their_best_chunks(tmp_path:
     assert found is not None
     assert sorted(found[0].passages) == ["Three cord tank button.", "Two tank cord."]
     assert found[0].document_ids == ("manual", "manual")
+
+
+def test_raft_hands_over_fewer_where_too_few_are_found(tmp_path: Path) -> None:
+    lexical = retriever(tmp_path, search="lexical", top_k=3)
+    with_gold = lexical.find_for_training([BOIL, POWER, NOTHING, replace(NOTHING, evidence=("tent",))], 1.0, 0)
+    assert [set(ids) for ids in documents(with_gold)] == [{"kettle", "pump"}, {"lamp", "radio"}, set(), {"tent"}]
+    assert documents(lexical.find_for_training([BOIL, POWER], 0.0, 0)) == [("pump",), ()]
+
+
+@pytest.mark.parametrize("choice", [{"search": "dense"}, {"search": "hybrid"}, {"search": "dense", "rerank": True}], ids=str)
+def test_raft_ranks_an_example_alike_beside_one_with_a_long_gold_document(
+    tmp_path: Path, choice: dict[str, Any], cross_encoder: Path
+) -> None:
+    # Twelve chunks, nearest to the question by meaning and sharing a word with it.
+    long = Passage("long", " ".join(f"Water lamp number {i} here." for i in range(12)))
+    chunks = {f"Water lamp number {i} here.": 25.0 + i / 10 for i in range(12)}
+    embedder: Any = AngleEmbedder(chunks | {p.text: 10.0 * i for i, p in enumerate(CORPUS)} | {BOIL.input: 28, POWER.input: 11})
+    # Nine words are the longest other document and less than two sentences of the long one.
+    settings = {"top_k": 2, "candidates": 2, "chunk_words": 9, "chunk_overlap": 0, "reranker": str(cross_encoder)} | choice
+    asked = retriever(tmp_path, embedder, task_of([*CORPUS, long]), **settings)
+    beside = replace(POWER, evidence=("long",))
+    for share in (0.0, 1.0):
+        alone, together = asked.find_for_training([BOIL], share, 0), asked.find_for_training([BOIL, beside], share, 0)
+        assert alone is not None
+        assert together is not None
+        assert alone[0] == together[0]
 
 
 def test_raft_draws_the_share_and_the_order_by_seed_and_id_alone(tmp_path: Path, angles: Any) -> None:

@@ -60,6 +60,7 @@ def test_a_strategy_file_of_ones_own(tmp_path: Path) -> None:
         ("tuning: {method: lora, objective: dpo, train_on: [documents]}", "documents have no meaning"),
         ("tuning: {method: lora, train_on: []}", "is empty"),
         ("retrieval: {search: dense}\ntuning: {method: lora, gold_share: 0.5}", "needs tuning.with_passages"),
+        ("retrieval: {search: oracle}\ntuning: {method: lora, with_passages: true, gold_share: 0.5}", "for distractors"),
         ("retrieval: {search: oracle, rerank: true}", "retrieval.rerank"),
         ("retrieval: {search: lexical, abstain_below: 0.5}", "retrieval.abstain_below: needs retrieval.search dense"),
         ("a: b: c", r"mine.yaml:1: is no valid YAML"),

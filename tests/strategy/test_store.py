@@ -373,6 +373,29 @@ def test_changing_an_approximate_store_gives_the_bytes_of_a_fresh_build(tmp_path
         reopened.add([corpus[4]])
 
 
+@pytest.mark.parametrize("settings", [DEFAULT, HNSW, IVFPQ], ids=["flat", "hnsw", "ivfpq"])
+def test_a_change_of_nothing_changes_nothing(tmp_path: Path, wide: Any, settings: StoreSettings) -> None:
+    store = build(tmp_path, wide, numbered(20), settings)
+    before = store.key, store.search(["text 3", "text 9"], 20)
+    wide.calls.clear()
+    store.add([])
+    store.remove([])
+    if settings is not IVFPQ:
+        assert not any(wide.calls), "nothing is embedded again"
+    assert (store.key, store.search(["text 3", "text 9"], 20)) == before
+    assert [p.name for p in tmp_path.iterdir()] == [store.key]
+
+
+@approximate
+def test_a_damaged_approximate_store_is_built_anew_as_it_was(tmp_path: Path, wide: Any, settings: StoreSettings) -> None:
+    file = build(tmp_path, wide, numbered(80), settings).folder / "index.faiss"
+    whole = file.read_bytes()
+    for damage in (damage_cut, damage_flipped, damage_empty, damage_missing):
+        damage(file)
+        assert build(tmp_path, wide, numbered(80), settings).built
+        assert file.read_bytes() == whole
+
+
 def test_a_graph_that_changes_embeds_only_what_is_new(tmp_path: Path, wide: Any) -> None:
     store = build(tmp_path, wide, numbered(20), HNSW)
     wide.calls.clear()
