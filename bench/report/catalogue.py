@@ -35,7 +35,8 @@ def catalogue(runs: Sequence[Path]) -> str:
     """The page. Raises `BenchError` for a run that cannot be read."""
     table = build_table([RunFolder(run) for run in runs])
     strategies = {name: load_strategy(name)[1] for name in preset_names()}
-    parts = [HEAD.format(runs=" ".join(str(r) for r in runs)), _environment(runs[0]), "## Overview\n", _overview(table, strategies)]
+    runs_made = "\n".join(["Measured in:\n", *map(_measured_by, runs), ""])
+    parts = [HEAD.format(runs=" ".join(str(r) for r in runs)), runs_made, "## Overview\n", _overview(table, strategies)]
     parts += ["## Search spaces\n", SEARCH, _search_spaces(strategies)]
     for family in FAMILIES:
         members = [name for name, s in strategies.items() if s.family == family]
@@ -69,12 +70,16 @@ def _choices(strategy: Strategy) -> str:
     return yaml.safe_dump(data or {"prompt": {}}, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
 
 
-def _environment(run: Path) -> str:
+def _measured_by(run: Path) -> str:
+    """What a run was, in a line."""
     header = RunFolder(run).read_run()
-    found = header.environment
-    commit = str(found.get("git_commit") or "")[:10]
-    budget = ", ".join(f"{key} {value}" for key, value in header.suite["budget"].items() if value is not None)
-    return f"Measured {header.started[:10]}, commit {commit or 'unknown'}; {budget}; seeds {header.suite['seeds']}.\n"
+    suite = header.suite
+    budget = ", ".join(f"{key} {value}" for key, value in suite["budget"].items() if value is not None)
+    more = ", ".join(f"{key} {suite[key]}" for key in ("limit", "settings") if suite.get(key))
+    commit = str(header.environment.get("git_commit") or "unknown")[:10]
+    commit += " and uncommitted changes" if header.environment.get("git_dirty") else ""
+    model = f"model {suite['model']}, " if suite.get("model", "embedded") != "embedded" else ""
+    return f"- {run}: {model}{budget}, seeds {suite['seeds']}{', ' * bool(more)}{more}; {header.started[:10]}, commit {commit}"
 
 
 def _overview(table: pd.DataFrame, strategies: dict[str, Strategy]) -> str:
@@ -89,8 +94,8 @@ def _overview(table: pd.DataFrame, strategies: dict[str, Strategy]) -> str:
         for task, model in columns:
             found = rows[(rows["task"] == task) & (rows["model"] == model)]
             cells.append(_short(found.iloc[0]) if len(found) else "")
-        trained = rows["trainable_params"].max() if len(rows) else None
-        kept = rows["artifact_bytes"].max() if len(rows) else None
+        own = rows[rows["model"] == columns[0][1]]
+        trained, kept = (own[column].max() if len(own) else None for column in ("trainable_params", "artifact_bytes"))
         lines.append(_row([f"[{name}](#{name})", *cells, _count(trained), _size(kept)]))
     return "\n".join(lines) + "\n"
 

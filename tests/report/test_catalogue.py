@@ -59,7 +59,7 @@ def test_the_page_has_what_was_measured_and_what_was_not(run: Callable[..., Path
     page = catalogue([run(record("lora", **measured, merging=merging), soft, skipped)])
     assert "Merged into the base: 3 of 4 answers stay the same; time to answer times 0.75." in page
     assert "Not merged: virtual tokens stand before the text." in page
-    assert "Measured 2026-11-21, commit aaaaaaaaaa; trials 3; seeds [0]." in page
+    assert "/r: trials 3, seeds [0]; 2026-11-21, commit aaaaaaaaaa\n" in page
     assert "| t | accuracy | 50.0 (" in page
     assert "116,736" in page
     assert "474.0 kB" in page
