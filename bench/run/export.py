@@ -155,8 +155,8 @@ def _card(fitted: Fitted, record: Record, whole: bool) -> str:
     return "\n".join([
         "---", *(f"{k}: {json.dumps(v)}" for k, v in head.items()), "---", "",
         f"# {task.name}: {cell.strategy_name} on {cell.model.name}", "",
-        f"{strategy.description} This folder has {weights} and what is needed to ask it as it was asked when it was measured.", "",
-        "## Use", "", "```bash", "pip install adaptation-bench", 'python answer.py "text of the input"', "```", "",
+        f"{cell.strategy.description} This folder has {weights} and what is needed to ask it as it was asked when it was measured.", "",
+        "## Use", "", "With adaptation-bench installed:", "", "```bash", 'python answer.py "text of the input"', "```", "",
         f"The input of this task is made by the template `{task.config.input}`.", "",
         "## Measured", "", f"On {record.n_items} test items, seed {cell.seed}; 95 % intervals over items, not over seeds.", "",
         "| metric | value | interval | items |", "| --- | --- | --- | --- |", *rows, "",

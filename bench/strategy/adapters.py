@@ -164,6 +164,7 @@ def _save_weights(model: LanguageModel, folder: Path) -> None:
         config.rank_pattern = {name: (p.detach().view(-1) != 0).tolist() for name, p in values.items()}
     # "auto" would look the base up on the hub to see whether its vocabulary has grown; here it never does.
     model.network.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # a model card of nothing but blanks
 
 
 def load_adapter(model: LanguageModel, choice: TuningChoice, folder: Path) -> None:

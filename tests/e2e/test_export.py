@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     options: list[str | Path] = ["--task", "product_support", "--limit", "6", "--train-examples", "16", "--seeds", "1"]
     for name, text in {**STRATEGIES, "head": "tuning: {method: features}\n"}.items():
-        (folder / f"{name}.yaml").write_text(text)
+        (folder / f"{name}.yaml").write_text(f"description: What {name} is.\n{text}")
         options += ["--strategy", folder / f"{name}.yaml"]
     bench("run", *options, "--results", folder, "--name", "r")
     bench("run", "--task", "ticket_triage", "--limit", "6", "--train-examples", "32", "--strategy", folder / "head.yaml",
@@ -59,6 +59,7 @@ def test_an_export_answers_as_the_run_did(run: Path, tmp_path: Path, strategy: s
     item = RunFolder(run).read_items("product_support", strategy, 0)[0]
     assert said(out, inputs("product_support", run)[item.id]) == item.prediction
     card = (out / "README.md").read_text()
+    assert f"What {strategy} is." in card
     assert "exact_match" in card
     assert "embedded" in card
     assert json.loads((out / "generation_config.json").read_text())["do_sample"] is False
