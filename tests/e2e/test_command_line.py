@@ -145,7 +145,9 @@ def test_an_interrupted_run_keeps_what_is_done_and_goes_on(tmp_path: Path) -> No
     arguments = ["run", "--task", "ticket_triage", "--strategy", "majority", "--strategy", "lora", "--limit", "40"]
     arguments += ["--results", str(tmp_path), "--name", "r", "--seeds", "1"]
     record = tmp_path / "r/cells/ticket_triage/majority/s0/record.json"
-    process = subprocess.Popen([sys.executable, "-m", "bench", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # A shell that runs tests in the background has them ignore SIGINT, and so their children.
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen([sys.executable, "-m", "bench", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True, **heeding)
     until = time.monotonic() + 60
     while not record.exists() and time.monotonic() < until:
         time.sleep(0.1)
