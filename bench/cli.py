@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
 import sys
 import traceback
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from bench.errors import BenchError, did_you_mean
 from bench.world.cli import base_app, world_app
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bench.result.store import RunFolder
 
 app = typer.Typer(
@@ -26,9 +29,15 @@ app = typer.Typer(
 app.add_typer(world_app, name="world")
 app.add_typer(base_app, name="base-model")
 
-# A pipe or a log has no width of its own; the table needs about 120 columns.
-console = Console(width=None if sys.stdout.isatty() else 140)
 Results = Annotated[Path, typer.Option("--results", help="Folder that holds the runs.")]
+
+
+@cache
+def console() -> Console:
+    from rich.console import Console
+
+    # A pipe or a log has no width of its own; the table needs about 120 columns.
+    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 @app.command()
@@ -74,7 +83,7 @@ def run(
     stem = Path(suite).stem
     changed = chosen.model_dump_json() != base.model_dump_json()
     name = name or (f"{stem}-{hashlib.sha256(chosen.model_dump_json().encode()).hexdigest()[:8]}" if changed else stem)
-    folder, outcome = run_suite(chosen, results, name, workers or _default_workers(), threads, fresh, console)
+    folder, outcome = run_suite(chosen, results, name, workers or _default_workers(), threads, fresh, console())
     _show_table(folder)
     if outcome.failed:
         first = outcome.failed[0]
@@ -106,8 +115,8 @@ def _show_table(folder: RunFolder) -> None:
     from bench.result.render import print_table
     from bench.result.table import write_table
 
-    print_table(console, write_table(folder))
-    console.print(f"Written: {folder.path}/table.md, table.csv, table.parquet", highlight=False, soft_wrap=True)
+    print_table(console(), write_table(folder))
+    console().print(f"Written: {folder.path}/table.md, table.csv, table.parquet", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -124,14 +133,14 @@ def table(
     """
     from bench.result.render import render
     from bench.result.store import RunFolder, write_atomic
-    from bench.result.table import build_table, slice_table
+    from bench.result.table import slice_table, table_rows
 
     folder = RunFolder(run_folder)
     if slices:
         frame = slice_table(folder)
         content: str | bytes = frame.to_csv(index=False) if format == "csv" else frame.to_string(index=False) + "\n"
     else:
-        content = render(build_table(folder), format, by)
+        content = render(table_rows(folder), format, by)
     if output:
         write_atomic(output, content)
     elif isinstance(content, bytes):
@@ -155,15 +164,15 @@ def show(
 
     folder = RunFolder(run_folder)
     record = folder.read_cell(cell)
-    console.print(f"{record.task} / {record.strategy} / s{record.seed}: {record.status} {record.error or ''}", highlight=False)
+    console().print(f"{record.task} / {record.strategy} / s{record.seed}: {record.status} {record.error or ''}", highlight=False)
     for key, value in record.metrics.items():
-        console.print(f"  {key}: {value.value:.4f} [{value.ci_low}, {value.ci_high}] n={value.n_scored}", highlight=False, markup=False)
+        console().print(f"  {key}: {value.value:.4f} [{value.ci_low}, {value.ci_high}] n={value.n_scored}", highlight=False, markup=False)
     items = folder.read_items(record.task, record.strategy, record.seed) if record.status == "ok" else []
     chosen = [i for i in items if i.id == item] if item else items[:limit]
     if item and not chosen:
         raise BenchError(f'{run_folder}: no item "{item}"; {did_you_mean(item, [i.id for i in items])}')
     for entry in chosen:
-        console.print_json(json.dumps(entry.model_dump(mode="json"), ensure_ascii=False))
+        console().print_json(json.dumps(entry.model_dump(mode="json"), ensure_ascii=False))
 
 
 @app.command()
@@ -179,8 +188,8 @@ def export(
     """
     from bench.run.export import export_cell
 
-    export_cell(run_folder, cell, output, merged, lambda text: console.print(text, highlight=False, markup=False, end="\r"))
-    console.print(f'Written: {output}. Try it: python {output}/answer.py "text of the input"', highlight=False, soft_wrap=True)
+    export_cell(run_folder, cell, output, merged, lambda text: console().print(text, highlight=False, markup=False, end="\r"))
+    console().print(f'Written: {output}. Try it: python {output}/answer.py "text of the input"', highlight=False, soft_wrap=True)
 
 
 @app.command("list")
@@ -226,7 +235,7 @@ def validate(
     from bench.task.author import validate as check
 
     for line in check(find_task(task), data):
-        console.print(line, highlight=False, markup=False)
+        console().print(line, highlight=False, markup=False)
 
 
 @app.command("new-task")
@@ -241,7 +250,7 @@ def new_task(
     from bench.task.author import new_task as make
 
     make(folder, kind)
-    console.print(f"Made {folder}. Check it with: bench validate {folder}", highlight=False)
+    console().print(f"Made {folder}. Check it with: bench validate {folder}", highlight=False)
 
 
 @app.command()
@@ -253,17 +262,19 @@ def doctor() -> None:
     from bench.environment import environment
     from bench.world.manifest import check_manifest
 
-    console.print_json(json.dumps(environment()))
+    console().print_json(json.dumps(environment()))
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    console.print(f"GPU: {gpu}", highlight=False)
+    console().print(f"GPU: {gpu}", highlight=False)
     check_manifest()
-    console.print("embedded base model: whole (SHA-256 as in its manifest)", highlight=False)
+    console().print("embedded base model: whole (SHA-256 as in its manifest)", highlight=False)
 
 
 def main() -> None:
     """Entry point: a `BenchError` is one line on stderr and exit code 2; ``--debug`` shows the traceback."""
+    # A command makes many records that it keeps to its end; the collector's own threshold has it walk all of them again and again.
+    gc.set_threshold(100_000)
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")

@@ -17,6 +17,7 @@ as full attention) and layers that share their weights (ALBERT: counted once).
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -252,9 +253,8 @@ class _Matmul:
 
 def _matmuls(model: nn.Module, in_head: Callable[[str], bool]) -> Iterator[_Matmul]:
     """Every matrix that a token is multiplied with, once for each module that applies it (a tied head is applied)."""
-    from peft.tuners.tuners_utils import BaseTunerLayer  # slow to import; whoever has a model to count has it loaded anyway
-
-    tuned = [(name + ".", module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    peft = sys.modules.get("peft.tuners.tuners_utils")  # slow to import, and without it no module is one of its layers
+    tuned = [(name + ".", module) for name, module in model.named_modules() if peft and isinstance(module, peft.BaseTunerLayer)]
     experts_per_token = getattr(getattr(model, "config", None), "num_experts_per_tok", None)
     for name, parameter in model.named_parameters():
         if experts_per_token and parameter.ndim == 3 and ".experts." in name:  # one matrix per expert, of which a token meets a few

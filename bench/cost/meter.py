@@ -35,6 +35,7 @@ class Meter:
         self._done: dict[PhaseName, Phase] = {}
         self._open: PhaseName | None = None
         self._flops = 0.0
+        self._added: dict[PhaseName, tuple[float, float]] = {}
 
     @contextlib.contextmanager
     def phase(self, name: PhaseName) -> Iterator[None]:
@@ -83,9 +84,25 @@ class Meter:
             raise RuntimeError("add_flops outside of a phase")
         self._flops += operations
 
+    def add_seconds(self, wall: float, cpu: float, phase: PhaseName | None = None) -> None:
+        """Charge the open phase, or the one named, with seconds that its clocks have not seen; negative: seen, but charged elsewhere.
+
+        No clock is changed. Outside of a phase nothing is measured, so without a name nothing is charged; what is charged to a
+        phase that is never entered is in no reading.
+        """
+        name = phase or self._open
+        if name is not None:
+            before = self._added.get(name, (0.0, 0.0))
+            self._added[name] = (before[0] + wall, before[1] + cpu)
+
     def readings(self) -> dict[PhaseName, Phase]:
-        """The phases that have ended, in the order in which they were first entered."""
-        return dict(self._done)
+        """The phases that have ended, in the order in which they were first entered, with what was charged to them."""
+        readings = dict(self._done)
+        for name in self._added.keys() & readings.keys():
+            (wall, cpu), reading = self._added[name], readings[name]
+            seconds = {"wall_seconds": reading.wall_seconds + wall, "cpu_seconds": reading.cpu_seconds + cpu}
+            readings[name] = reading.model_copy(update=seconds)
+        return readings
 
 
 def _together(first: Phase, second: Phase) -> Phase:

@@ -1,6 +1,7 @@
-"""Metrics: one small file per family. Each is an `evaluate.Metric` kept in this package; nothing is fetched at run time.
+"""Metrics: one small file per family, kept in this package; nothing is fetched at run time.
 
-Importing this package, listing the metrics and recomputing corpus values do not import `evaluate` (which takes seconds).
+Each is usable as an `evaluate.Metric` (`bench.metric.hugging_face.as_evaluate`). Scoring itself never imports `evaluate`, which takes
+seconds.
 """
 
 from bench.metric.registry import describe, get, metric_names

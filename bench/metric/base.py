@@ -1,14 +1,10 @@
-"""The base classes of all metrics: an `evaluate.Metric` in two parts, one item's score and the value of a set of items."""
+"""The base classes of all metrics. A metric has two parts: one item's score, and the value of a set of items."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
-
-import evaluate
-from datasets import Features, Value  # type: ignore[import-untyped]
-from datasets import List as ListOf
 
 from bench.metric.sample import Sample, mean
 from bench.metric.text import is_abstention
@@ -18,14 +14,14 @@ FieldType = Literal["string", "integer", "number", "boolean"]
 ALL_KINDS: frozenset[TaskKind] = frozenset(get_args(TaskKind))
 
 
-class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
-    """A metric of this package; usable alone, as any other of Hugging Face `evaluate`:
+class Metric:
+    """A metric of this package; usable alone:
 
     >>> ExactMatch().compute(predictions=["the Nile"], references=[["Nile", "River Nile"]])
     {'exact_match': 1.0}
 
-    A reference is one string or a list of strings of which any is right. The value is None where the metric is undefined for all
-    items. Everything is kept in memory: no file, lock or cache is touched, so processes can compute side by side.
+    and by `bench.metric.hugging_face.as_evaluate` as any other of Hugging Face `evaluate`. It is no subclass of `evaluate.Metric`,
+    since importing `evaluate` takes longer than scoring a task.
 
     Args:
         labels: The labels of a classification task.
@@ -42,6 +38,8 @@ class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """True: the corpus value is the mean of the defined item scores. False: there are no item scores."""
     correct_at: ClassVar[float | None] = None
     """As a task's primary metric, the item score from which an answer counts as correct; None: it cannot judge answers."""
+    compares_ids: ClassVar[bool] = False
+    """Used alone, whether a prediction is a list of ids (in order of rank) and a reference one too, in place of texts."""
 
     def __init__(
         self,
@@ -53,7 +51,6 @@ class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
         self.labels = tuple(labels)
         self.fields = None if fields is None else dict(fields)
         self.abstain = tuple(abstain)
-        super().__init__(keep_in_memory=True, seed=0)
 
     @abstractmethod
     def sample_level(self, sample: Sample) -> float | None:
@@ -62,6 +59,18 @@ class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     def corpus_level(self, samples: Sequence[Sample]) -> float | None:
         """The value of a set of items; None where it is undefined for all of them."""
         return mean([score for score in map(self.sample_level, samples) if score is not None])
+
+    def compute(self, *, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float | None]:
+        """The value of the predictions under the metric's name; None where the metric is undefined for all of them.
+
+        Args:
+            predictions: One text (or list of ids, see `compares_ids`) per item.
+            references: For each, one string, or a list of strings of which any is right.
+
+        Raises:
+            ValueError: There are not as many references as predictions.
+        """
+        return {self.name: self.corpus_level(self.make_samples(predictions, references))}
 
     def abstains(self, text: str) -> bool:
         return is_abstention(text, self.abstain)
@@ -72,27 +81,9 @@ class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
         return Sample(prediction=prediction, targets=targets, answerable=not any(map(self.abstains, targets)))
 
     def make_samples(self, predictions: Sequence[Any], references: Sequence[Any]) -> list[Sample]:
+        if len(predictions) != len(references):
+            raise ValueError(f"Mismatch in the number of predictions ({len(predictions)}) and references ({len(references)})")
         return [self.make_sample(p, r) for p, r in zip(predictions, references, strict=True)]
-
-    def _features(self) -> list[Features]:
-        text = Value("string")
-        return [Features({"predictions": text, "references": ListOf(text)}), Features({"predictions": text, "references": text})]
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=type(self).__doc__ or "", citation="", inputs_description=Metric.__doc__ or "", features=self._features()
-        )
-
-    def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float | None]:
-        return {self.name: self.corpus_level(self.make_samples(predictions, references))}
-
-    def _build_data_dir(self) -> str:
-        return ""  # evaluate would make a folder in the user's cache, which may be read-only and is never used in memory
-
-    def _infer_feature_from_batch(self, batch: dict[str, Any]) -> Features:
-        if not all(map(len, batch.values())):  # evaluate looks at the first row, and there may be none
-            return self._features()[0]
-        return super()._infer_feature_from_batch(batch)
 
 
 class AnswerMetric(Metric):

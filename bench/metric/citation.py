@@ -13,9 +13,6 @@ import re
 from abc import abstractmethod
 from typing import Any
 
-from datasets import Features, Value  # type: ignore[import-untyped]
-from datasets import List as ListOf
-
 from bench.metric.base import Metric
 from bench.metric.sample import Sample
 
@@ -48,6 +45,8 @@ def split_citations(text: str) -> tuple[str, tuple[int, ...]]:
 class _CitationMetric(Metric):
     """Undefined where the strategy does not cite or no passage is gold. A passage cited twice counts once."""
 
+    compares_ids = True
+
     @abstractmethod
     def share(self, cited: frozenset[str], gold: frozenset[str]) -> float | None:
         """The score of one answer; `gold` is not empty."""
@@ -59,9 +58,6 @@ class _CitationMetric(Metric):
 
     def make_sample(self, prediction: Any, reference: Any) -> Sample:
         return Sample(cited_ids=tuple(prediction), gold_ids=tuple(reference))
-
-    def _features(self) -> list[Features]:
-        return [Features({"predictions": ListOf(Value("string")), "references": ListOf(Value("string"))})]
 
 
 class CitationPrecision(_CitationMetric):

@@ -1,4 +1,4 @@
-"""Metrics of the predicted label. Labels compare without regard to case and surrounding whitespace."""
+"""Metrics of the predicted label. Labels compare without regard to case and surrounding whitespace, options of an item exactly."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from bench.metric.text import label_key, macro_f1
 
 
 class Accuracy(AnswerMetric):
-    """1 if the answer is a target label, else 0."""
+    """1 if the answer is a target label or, of a multiple choice, a right option, else 0."""
 
     name = "accuracy"
-    kinds = frozenset({"classification"})
+    kinds = frozenset({"classification", "multiple_choice"})
     correct_at = 1.0
+
+    def sample_level(self, sample: Sample) -> float | None:
+        if sample.options:  # two options may differ in nothing but case
+            return float(sample.prediction in sample.targets)
+        return super().sample_level(sample)
 
     def match(self, prediction: str, target: str) -> float:
         return float(label_key(prediction) == label_key(target))

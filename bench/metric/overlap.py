@@ -6,9 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.scoring import BootstrapAggregator, Score
-
 from bench.metric.base import AnswerMetric, FieldType
 from bench.metric.text import normalize, overlap
 
@@ -48,14 +45,17 @@ class _Rouge(AnswerMetric):
     correct_at = 0.5
 
     def __init__(self, *, labels: Sequence[str] = (), fields: Mapping[str, FieldType] | None = None, abstain: Sequence[str] = ()) -> None:
+        from rouge_score.rouge_scorer import RougeScorer  # takes half a second, for nltk, and most tasks are scored without it
+
         super().__init__(labels=labels, fields=fields, abstain=abstain)
         self._scorer = RougeScorer([self.name], use_stemmer=True)
 
     def match(self, prediction: str, target: str) -> float:
         return float(self._scorer.score(target, prediction)[self.name].fmeasure)
 
-    def _compute(
+    def compute(
         self,
+        *,
         predictions: Sequence[Any],
         references: Sequence[Any],
         bootstrap: bool = False,
@@ -63,13 +63,21 @@ class _Rouge(AnswerMetric):
         confidence: float = 0.95,
     ) -> dict[str, float | None]:
         """The mean; with ``bootstrap``, also ``<name>_low``, ``_mid`` and ``_high`` of rouge-score's own bootstrap over items (seeded)."""
-        result = super()._compute(predictions, references)
+        result = super().compute(predictions=predictions, references=references)
         if bootstrap and result[self.name] is not None:
+            import numpy as np
+            from rouge_score.scoring import BootstrapAggregator, Score
+
             aggregator = BootstrapAggregator(confidence_interval=confidence, n_samples=n_resamples)
             for sample in self.make_samples(predictions, references):
                 if (value := self.sample_level(sample)) is not None:
                     aggregator.add_scores({self.name: Score(value, value, value)})
-            interval = aggregator.aggregate()[self.name]
+            before = np.random.get_state()  # noqa: NPY002 - the generator that rouge-score draws from
+            np.random.seed(0)  # noqa: NPY002
+            try:
+                interval = aggregator.aggregate()[self.name]
+            finally:
+                np.random.set_state(before)  # noqa: NPY002
             for end in ("low", "mid", "high"):
                 result[f"{self.name}_{end}"] = float(getattr(interval, end).fmeasure)
         return result

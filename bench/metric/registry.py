@@ -36,10 +36,12 @@ _QA: Final[frozenset[TaskKind]] = frozenset({"qa"})
 _LABELS: Final[frozenset[TaskKind]] = frozenset({"classification"})
 _SUMMARY: Final[frozenset[TaskKind]] = frozenset({"summarization"})
 _FIELDS: Final[frozenset[TaskKind]] = frozenset({"structured"})
-_ANY: Final = _QA | _LABELS | _SUMMARY | _FIELDS
+_CHOICE: Final[frozenset[TaskKind]] = frozenset({"multiple_choice"})
+_ANY: Final = _QA | _LABELS | _SUMMARY | _FIELDS | _CHOICE
 
 BUILT_IN: Final[Mapping[str, Entry]] = {
-    "accuracy": Entry("classification:Accuracy", _LABELS, "share of items with the right label"),
+    "accuracy": Entry("classification:Accuracy", _LABELS | _CHOICE, "share of items with the right label or option"),
+    "accuracy_normalized": Entry("choice:AccuracyNormalized", _CHOICE, "accuracy of the choice by log-probability per character"),
     "macro_f1": Entry("classification:MacroF1", _LABELS, "unweighted mean of the F1 of each label"),
     "exact_match": Entry("overlap:ExactMatch", _QA | _LABELS, "share of answers equal to a target after SQuAD normalisation"),
     "f1": Entry("overlap:TokenF1", _QA | _SUMMARY, "token F1 with the nearest target after SQuAD normalisation"),

@@ -8,15 +8,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from datasets import Features, Value  # type: ignore[import-untyped]
-from datasets import List as ListOf
-
 from bench.metric.base import Metric
 from bench.metric.sample import Sample
 
 
 class _RetrievalMetric(Metric):
     """Undefined where nothing was searched for or no passage is gold; a search that found nothing scores 0."""
+
+    compares_ids = True
 
     @abstractmethod
     def rank_score(self, retrieved: tuple[str, ...], gold: frozenset[str]) -> float:
@@ -29,9 +28,6 @@ class _RetrievalMetric(Metric):
 
     def make_sample(self, prediction: Any, reference: Any) -> Sample:
         return Sample(retrieved_ids=tuple(prediction), gold_ids=tuple(reference))
-
-    def _features(self) -> list[Features]:
-        return [Features({"predictions": ListOf(Value("string")), "references": ListOf(Value("string"))})]
 
 
 class RecallAtK(_RetrievalMetric):

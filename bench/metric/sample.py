@@ -27,6 +27,10 @@ class Sample:
     gold_ids: tuple[str, ...] = ()
     cited_ids: tuple[str, ...] | None = None
     """The passages that the answer names as its source. None where the strategy does not cite; empty where the answer names none."""
+    options: tuple[str, ...] = ()
+    """Multiple choice: what was to be chosen from. Empty for the other kinds."""
+    option_logprobs: tuple[float, ...] | None = None
+    """Log-probability (natural log) of each option, the sum over its tokens. None where no model was asked for them."""
 
 
 def mean(scores: Iterable[float]) -> float | None:

@@ -24,6 +24,7 @@ DEFAULT_JUDGE: Final[Mapping[TaskKind, str]] = {
     "classification": "accuracy",
     "summarization": "rougeL",
     "structured": "field_accuracy",
+    "multiple_choice": "accuracy",
 }
 """Who tells right from wrong where the primary metric cannot (macro F1 has no item score, a length ratio no right end)."""
 
@@ -40,6 +41,9 @@ class Answer:
     """Text of the example's gold passages, joined; the text to be summarized; None if there is neither."""
     cited_ids: tuple[str, ...] | None = None
     """None where the strategy does not cite."""
+    option_logprobs: tuple[float, ...] | None = None
+    """Multiple choice: log-probability (natural log) of each of the example's options, in their order, the sum over its tokens.
+    None where no model was asked for them."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class ItemLike(Protocol):
 def score(task: Task, answers: Sequence[Answer], metric_names: Sequence[str] | None = None) -> Scores:
     """Score the answers by the task's metrics and those that always stand, or by the metrics named and no others.
 
-    Always, but for summaries: hallucination_rate, abstention_rate, accuracy_given_attempted. Where they have a meaning:
+    Always, but for summaries and multiple choice: hallucination_rate, abstention_rate, accuracy_given_attempted. Where they have a meaning:
     format_validity, retrieval recall and MRR, citation precision and recall, k_precision, and, with unanswerable items,
     no_answer_accuracy and false_refusal_rate.
 
@@ -159,14 +163,15 @@ def names_for(task: Task, examples: Sequence[Example], retrieves: bool, cites: b
     ``retrieves``: whether the strategy hands the model passages; ``cites``: whether it asks for the one that an answer rests on.
     """
     names = [*task.config.metrics]
-    if task.config.kind != "summarization":  # a summary is more or less good, not right or wrong
+    # A summary is more or less good, not right or wrong; a choice is always an attempt, so these would be accuracy again, and 0.
+    if task.config.kind not in ("summarization", "multiple_choice"):
         names += ["hallucination_rate", "abstention_rate", "accuracy_given_attempted"]
     if (task.config.kind == "classification" and task.labels) or (task.config.kind == "structured" and task.config.fields):
         names.append("format_validity")
     if any(not example.answerable for example in examples):
         names += ["no_answer_accuracy", "false_refusal_rate"]
     has_evidence = any(example.evidence for example in examples)
-    if has_evidence or task.config.kind == "summarization":
+    if (has_evidence and task.config.kind != "multiple_choice") or task.config.kind == "summarization":  # options are not the model's words
         names.append("k_precision")
     if has_evidence and retrieves:
         names += ["recall_at_k", "mrr"]
@@ -193,4 +198,6 @@ def _sample(answer: Answer) -> Sample:
         retrieved_ids=answer.retrieved_ids,
         gold_ids=answer.example.evidence,
         cited_ids=answer.cited_ids,
+        options=answer.example.options,
+        option_logprobs=answer.option_logprobs,
     )

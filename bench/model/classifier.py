@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from bench.errors import BenchError
-from bench.model.language_model import BATCH_TOKENS, MAX_BATCH, Generation, LanguageModel, Message
+from bench.model.language_model import Generation, LanguageModel, Message
 from bench.model.source import ModelSource
 
 
@@ -95,10 +95,10 @@ class Classifier(LanguageModel):
 
     # ------------------------------------------------------------------------------------------ text to tokens
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of the last user turn, which is the input alone, cut at the window's end."""
-        text = next(m["content"] for m in reversed(messages) if m["role"] == "user")
-        return list(self.tokenizer(text, truncation=True, max_length=self.window)["input_ids"])
+    def prompts_ids(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Token ids of the last user turn of each, which is the input alone, cut at the window's end."""
+        texts = [next(m["content"] for m in reversed(messages) if m["role"] == "user") for messages in conversations]
+        return [list(ids) for ids in self.tokenizer(texts, truncation=True, max_length=self.window)["input_ids"]] if texts else []
 
     def training_ids(self, messages: Sequence[Message], answer: str) -> tuple[list[int], int]:
         """Token ids of the input with the index of its label behind them, and how many of them are input."""
@@ -127,27 +127,21 @@ class Classifier(LanguageModel):
 
         `logprob` is that of the label. A batch whose prompts are all in `skip` is left out.
         """
-        for batch in self._batches(prompts):
-            if all(i in skip for i in batch):
-                continue
-            began = time.perf_counter()
-            with torch.inference_mode(), self.autocast():
-                best = self._logits([prompts[i] for i in batch]).log_softmax(-1).max(-1)
-            seconds = (time.perf_counter() - began) / len(batch)
-            yield [
-                (i, Generation(self.labels[label], logprob, len(prompts[i]), 0, 0, seconds))
-                for i, label, logprob in zip(batch, best.indices.tolist(), best.values.tolist(), strict=True)
-            ]
-
-    def _batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         lengths = [len(p) for p in prompts]
         if lengths and max(lengths) > self.window:
             raise BenchError(f"a prompt of {max(lengths)} tokens exceeds the model's window of {self.window}")
-        order = sorted(range(len(prompts)), key=lambda i: (-lengths[i], i))
-        while order:
-            size = max(1, min(MAX_BATCH, BATCH_TOKENS // lengths[order[0]]))
-            batch, order = order[:size], order[size:]
-            yield batch
+
+        def work(batch: list[int]) -> tuple[Any, float]:
+            began = time.perf_counter()
+            with torch.inference_mode(), self.autocast():
+                best = self._logits([prompts[i] for i in batch]).log_softmax(-1).max(-1)
+            return best, (time.perf_counter() - began) / len(batch)
+
+        for batch, (best, seconds) in self.batcher.run(lengths, work, skip):
+            yield [
+                (i, Generation(self.labels[label], logprob, lengths[i], 0, 0, seconds))
+                for i, label, logprob in zip(batch, best.indices.tolist(), best.values.tolist(), strict=True)
+            ]
 
     def _logits(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Scores of the labels in float32: shape (rows, labels)."""

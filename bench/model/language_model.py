@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from bench.errors import BenchError
+from bench.model.batches import Batcher
+from bench.model.decoding import SharedPrefix, attends_to_all, greedy, option_logprobs, shared_length
 from bench.model.source import ModelSource
 
 Message = dict[str, str]
@@ -21,8 +25,8 @@ Message = dict[str, str]
 IGNORED = -100
 """The label of positions that no loss is computed for."""
 MIN_SHARED_PREFIX = 16
-BATCH_TOKENS = 8192
-MAX_BATCH = 64
+OPTION_CONTEXT = 200
+"""Characters of a prompt's end with which an option is tokenised; more take longer and change nothing."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,22 @@ class Generation:
 
     text: str
     logprob: float | None
-    """Sum of the natural log-probabilities of the generated tokens, the end token included."""
+    """Sum of the natural log-probabilities of the generated tokens, the end token included; of a choice that of the chosen option."""
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    """Tokens generated; of a choice those of all options."""
     latency_seconds: float
+    option_logprobs: tuple[float, ...] | None = None
+    """Of a choice: the log-probability of each option's tokens, without an end token."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    text: str
+    logprob: float | None
+    n_tokens: int
+    option_logprobs: tuple[float, ...] | None = None
 
 
 class GreedyLogprob(LogitsProcessor):
@@ -59,6 +74,14 @@ def mean_nats(logits: torch.Tensor, targets: torch.Tensor, weights: Sequence[flo
     if weights is not None:
         each = each * torch.tensor(weights, device=targets.device)[:, None]
     return (nats * each.flatten()).sum() / each.sum()
+
+
+def _after(start: Sequence[int], rows: Sequence[Sequence[int]]) -> list[list[int]] | None:
+    """What comes after `start` in every row; None where a row begins otherwise or ends with it."""
+    n = len(start)
+    if any(list(row[:n]) != list(start) or len(row) == n for row in rows):
+        return None
+    return [list(row[n:]) for row in rows]
 
 
 def _four_bits(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -126,7 +149,10 @@ class LanguageModel:
         self.virtual_tokens = 0
         """Positions that an adapter puts before every text; they count towards the window."""
         self.shared_prefix = True
-        """Whether the prompts' common prefix is computed once; an adapter with virtual tokens turns it off."""
+        """Whether the prompts' common prefix is computed once. Off, as adapters with virtual tokens need it, prompts are run
+        whole by the library's own generation."""
+        self.batcher = Batcher(self.device)
+        self._line_breaks: dict[int, bool] = {}
 
     def _load(self, **arguments: Any) -> Any:
         network, info = self.auto_class.from_pretrained(self.source.folder, output_loading_info=True, **arguments)
@@ -183,15 +209,43 @@ class LanguageModel:
         parts = [m["content"] + "\nAnswer:" if m["role"] == "user" else f" {m['content']}\n\n" for m in messages]
         return "".join(parts)
 
-    def _ids(self, text: str) -> list[int]:
+    def _ids(self, texts: Sequence[str], whole: bool = True) -> list[list[int]]:
+        """Token ids of texts; of one that is not `whole`, a part of a prompt, without special tokens."""
         # A chat template writes the special tokens itself; plain text gets the tokenizer's own.
-        return list(self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template)["input_ids"])
+        special = whole and not self.tokenizer.chat_template
+        return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=special)["input_ids"]] if texts else []
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation that ends with a user turn, up to where the answer begins."""
-        ids = self._ids(self._text(messages))
+        return self.prompts_ids([messages])[0]
+
+    def prompts_ids(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """`prompt_ids` of many conversations at once."""
+        return [self._open(ids) for ids in self._ids([self._text(messages) for messages in conversations])]
+
+    def _open(self, ids: list[int]) -> list[int]:
         # Tokenizers that close every text with an end token would end the answer before it begins.
         return ids[:-1] if ids and ids[-1] in self.end_ids and not self.tokenizer.chat_template else ids
+
+    def option_ids(
+        self, conversations: Sequence[Sequence[Message]], prompts: Sequence[Sequence[int]], options: Sequence[Sequence[str]]
+    ) -> list[list[list[int]]]:
+        """Token ids of each conversation's options as answers, without an end token: those that come after `prompts`, its own."""
+        between = "" if self.tokenizer.chat_template else " "
+        heads = [self._text(messages) for messages in conversations]
+        # The end of a prompt is enough of it where it is tokenised as it is in the whole; it begins with a space.
+        starts = [re.search(r"\s", head[-OPTION_CONTEXT:]) for head in heads]
+        ends = [head[-OPTION_CONTEXT:][start.start() :] if start else head for head, start in zip(heads, starts, strict=True)]
+        tails = self._ids(ends, whole=False)
+        rows = iter(self._ids([end + between + option for end, each in zip(ends, options, strict=True) for option in each], whole=False))
+        found = []
+        for head, prompt, each, tail in zip(heads, prompts, options, tails, strict=True):
+            ids = _after(tail, [next(rows) for _ in each]) if tail == list(prompt[-len(tail) :]) else None
+            if ids is None:
+                ids = _after(prompt, [self._open(row) for row in self._ids([head + between + option for option in each])])
+            # Where a token spans the border, the option is tokenised on its own.
+            found.append(self._ids([between + option for option in each], whole=False) if ids is None else ids)
+        return found
 
     def training_ids(self, messages: Sequence[Message], answer: str) -> tuple[list[int], int]:
         """Token ids of a conversation with its answer and end token, and how many of them are prompt.
@@ -207,7 +261,7 @@ class LanguageModel:
             full = full.rstrip("\n") + "\n"
         if not full.startswith(head):
             full = head + answer + end
-        ids = self._ids(full)
+        (ids,) = self._ids([full])
         if ids[: len(prompt)] != prompt:
             ids = prompt + list(self.tokenizer(full[len(head) :], add_special_tokens=False)["input_ids"])
         if self.tokenizer.chat_template:
@@ -243,17 +297,21 @@ class LanguageModel:
         Rows are padded on the right and carry no mask: under causal attention no real token sees the padding. Without virtual
         tokens, logits are computed only at positions from which some row's completion is predicted.
         """
+        return mean_nats(*self._completion_logits(pairs), weights)
+
+    def _completion_logits(self, pairs: Sequence[tuple[Sequence[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (rows, positions, vocabulary) and the tokens to come (rows, positions), `IGNORED` where a row's completion has none."""
         width = max(len(ids) for ids, _ in pairs)
         first = min(n for _, n in pairs) - 1
-        ids = torch.tensor([row + [self.pad_id] * (width - len(row)) for row, _ in pairs], device=self.device)
-        labels = torch.tensor([[IGNORED] * n + row[n:] + [IGNORED] * (width - len(row)) for row, n in pairs], device=self.device)
+        ids = torch.tensor([[*row, *[self.pad_id] * (width - len(row))] for row, _ in pairs], device=self.device)
+        labels = torch.tensor([[*[IGNORED] * n, *row[n:], *[IGNORED] * (width - len(row))] for row, n in pairs], device=self.device)
         if self.virtual_tokens:
             # Soft prompts come before the text in the logits too, a prefix of keys and values does not.
             logits = self.network(input_ids=ids).logits[:, -width:][:, first:-1]
         else:
             keep = torch.arange(first, width - 1, device=self.device)
             logits = self.network(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
-        return mean_nats(logits, labels[:, first + 1 :], weights)
+        return logits, labels[:, first + 1 :]
 
     # ------------------------------------------------------------------------------------------ answers
 
@@ -265,64 +323,119 @@ class LanguageModel:
         The tokens that all prompts begin with are run once, and their keys and values reused by every batch. Batches depend
         on `prompts` alone: one whose prompts are all in `skip` is left out, so a resumed run answers in the same batches.
         """
-        lengths = [len(p) for p in prompts]
-        if not prompts:
-            return
-        if max(lengths) + max_new_tokens > self.window:
-            raise BenchError(f"a prompt of {max(lengths)} tokens and {max_new_tokens} to answer exceed the model's window of {self.window}")
-        shared = self._shared_length(prompts)
-        cache = self._prefix_cache(prompts[0][:shared]) if shared else None
-        order = sorted(range(len(prompts)), key=lambda i: (-lengths[i], i))
-        first = order[0]  # is charged for the shared prefix
-        while order:
-            size = max(1, min(MAX_BATCH, BATCH_TOKENS // (lengths[order[0]] + max_new_tokens)))
-            batch, order = order[:size], order[size:]
-            if all(i in skip for i in batch):
-                continue
-            began = time.perf_counter()
-            answers = self._batch([prompts[i] for i in batch], shared, cache, max_new_tokens)
-            seconds = (time.perf_counter() - began) / len(batch)
-            yield [
-                (i, Generation(text, logprob, lengths[i], 0 if i == first else shared, n, seconds))
-                for i, (text, logprob, n) in zip(batch, answers, strict=True)
+        prefix = self._prefix(prompts, [max_new_tokens] * len(prompts))
+
+        def work(batch: list[int]) -> list[_Answer]:
+            given = [prompts[i] for i in batch]
+            if prefix is None:
+                return [_Answer(text, logprob, n) for text, logprob, n in self._batch(given, max_new_tokens)]
+            rests = [p[prefix.length :] for p in given]
+            rows = greedy(self.network, prefix, rests, max_new_tokens, self._is_over, self.device)
+            return [_Answer(self.answer(ids)[0], logprob, len(ids)) for ids, logprob in rows]
+
+        yield from self._in_batches(prompts, [max_new_tokens] * len(prompts), prefix, work, skip)
+
+    def choose(
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: Sequence[Sequence[str]],
+        option_ids: Sequence[Sequence[Sequence[int]]],
+        skip: Collection[int] = (),
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """The most likely of each prompt's options, by the sum of its tokens' log-probabilities, the first of equals.
+
+        `option_ids`: each option's tokens as of `option_ids`. A prompt's options share one pass over it. Batches as in `generate`.
+        """
+        after = [max(map(len, each)) for each in option_ids]
+        prefix = self._prefix(prompts, after)
+
+        def work(batch: list[int]) -> list[_Answer]:
+            given, ids = [prompts[i] for i in batch], [option_ids[i] for i in batch]
+            if prefix is None:
+                found = self._option_logprobs(given, ids)
+            else:
+                found = option_logprobs(self.network, prefix, [p[prefix.length :] for p in given], ids, self.device)
+            best = [max(range(len(row)), key=row.__getitem__) for row in found]
+            return [
+                _Answer(options[i][k], row[k], sum(map(len, option_ids[i])), tuple(row))
+                for i, k, row in zip(batch, best, found, strict=True)
             ]
 
-    def _shared_length(self, prompts: Sequence[Sequence[int]]) -> int:
-        if not self.shared_prefix or len(prompts) < 2:
-            return 0
-        # The first and last in lexical order share no more than all do.
-        low, high = min(list(p) for p in prompts), max(list(p) for p in prompts)
-        shared = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-        # At least one token of each prompt has to be run after the prefix.
-        shared = min(shared, min(len(p) for p in prompts) - 1)
-        return shared if shared >= MIN_SHARED_PREFIX else 0
+        computed = [sum(map(len, each)) for each in option_ids]
+        if prefix is None:
+            computed = [n + (len(each) - 1) * len(p) for n, each, p in zip(computed, option_ids, prompts, strict=True)]
+        yield from self._in_batches(prompts, computed, prefix, work, skip)
 
-    @torch.inference_mode()
-    def _prefix_cache(self, prefix: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        cache = DynamicCache(config=self.network.config)
-        ids = torch.tensor([list(prefix)], device=self.device)
-        with self.autocast():
-            self.network(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        layers: Any = cache.layers
-        return [(layer.keys, layer.values) for layer in layers]
+    def _in_batches(
+        self,
+        prompts: Sequence[Sequence[int]],
+        more: Sequence[int],
+        prefix: SharedPrefix | None,
+        work: Callable[[list[int]], list[_Answer]],
+        skip: Collection[int],
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """Run `work` on batches; `more`: the tokens to compute behind each prompt."""
+        shared = prefix.length if prefix else 0
+        computed = [len(p) - shared + n for p, n in zip(prompts, more, strict=True)]
+        first = max(range(len(prompts)), key=lambda i: (computed[i], -i), default=0)  # is charged for the shared prefix
+        per_token, per_logit = self._bytes_per_token()
 
-    @torch.inference_mode()
-    def _batch(
-        self, prompts: list[Sequence[int]], shared: int, prefix: list[tuple[torch.Tensor, torch.Tensor]] | None, max_new_tokens: int
-    ) -> list[tuple[str, float, int]]:
-        # Padding stands between the shared prefix and the rest, so that the prefix lies at the same place in every row.
+        def row_bytes(i: int) -> float:
+            return per_token * (shared + computed[i]) + per_logit * more[i]
+
+        def timed(batch: list[int]) -> tuple[list[_Answer], float]:
+            began = time.perf_counter()
+            with torch.inference_mode(), self.autocast():
+                answers = work(batch)
+            return answers, (time.perf_counter() - began) / len(batch)
+
+        for batch, (answers, seconds) in self.batcher.run(computed, timed, skip, row_bytes):
+            yield [
+                (i, Generation(a.text, a.logprob, len(prompts[i]), 0 if i == first else shared, a.n_tokens, seconds, a.option_logprobs))
+                for i, a in zip(batch, answers, strict=True)
+            ]
+
+    def _prefix(self, prompts: Sequence[Sequence[int]], after: Sequence[int]) -> SharedPrefix | None:
+        """What all prompts begin with, computed; `after`: tokens behind each prompt. None where prompts have to be run whole.
+
+        Raises `BenchError` where a prompt and what comes after it exceed the window.
+        """
+        if not prompts:
+            return None
+        longest = max(range(len(prompts)), key=lambda i: len(prompts[i]) + after[i])
+        length = len(prompts[longest]) + after[longest]
+        if length > self.window:
+            raise BenchError(
+                f"a prompt of {len(prompts[longest])} tokens and {after[longest]} to answer exceed the model's window of {self.window}"
+            )
+        if not self.shared_prefix or not self._reads_positions() or not attends_to_all(self.network.config, length):
+            return None
+        n = shared_length(prompts) if len(prompts) > 1 else 0
+        with torch.inference_mode(), self.autocast():
+            return SharedPrefix(self.network, prompts[0][:n] if n >= MIN_SHARED_PREFIX else (), self.device)
+
+    def _reads_positions(self) -> bool:
+        """Whether the network takes positions and a mask of any form as they are given, and not counts and makes them itself."""
+        base = self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
+        known = self.network.config._attn_implementation in ("sdpa", "eager")
+        return known and "position_ids" in inspect.signature(base.forward).parameters
+
+    def _bytes_per_token(self) -> tuple[float, float]:
+        """What one token takes in memory: its keys and values in all layers, and its logits (with a copy in float32)."""
+        config = self.network.config.get_text_config()
+        layers, heads = getattr(config, "num_hidden_layers", 0), getattr(config, "num_attention_heads", 0)
+        size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+        heads = getattr(config, "num_key_value_heads", None) or heads
+        return 2 * layers * heads * size * next(self.network.parameters()).element_size(), 8 * config.vocab_size
+
+    def _batch(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[tuple[str, float, int]]:
+        """Answers to whole prompts by the library's own generation: (text, log-probability, tokens) of each."""
         width = max(len(p) for p in prompts)
-        ids = torch.tensor([[*p[:shared], *[self.pad_id] * (width - len(p)), *p[shared:]] for p in prompts], device=self.device)
-        mask = torch.tensor([[1] * shared + [0] * (width - len(p)) + [1] * (len(p) - shared) for p in prompts], device=self.device)
-        arguments: dict[str, Any] = {}
-        if prefix is not None:
-            data = [(k.expand(len(prompts), -1, -1, -1), v.expand(len(prompts), -1, -1, -1)) for k, v in prefix]
-            arguments["past_key_values"] = DynamicCache(ddp_cache_data=data, config=self.network.config)
+        ids = torch.tensor([[*[self.pad_id] * (width - len(p)), *p] for p in prompts], device=self.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
         logprobs = GreedyLogprob()
-        arguments |= {"attention_mask": mask, "max_new_tokens": max_new_tokens, "logits_processor": LogitsProcessorList([logprobs])}
-        with self.autocast():
-            out = self.network.generate(input_ids=ids, **arguments)
-        new = out[:, width:]
+        arguments = {"attention_mask": mask, "max_new_tokens": max_new_tokens, "logits_processor": LogitsProcessorList([logprobs])}
+        new = self.network.generate(input_ids=ids, **arguments)[:, width:]
         steps = torch.stack(logprobs.steps, 1)[:, : new.shape[1]]
         answers = []
         for row, values in zip(new.tolist(), steps.tolist(), strict=True):
@@ -330,12 +443,36 @@ class LanguageModel:
             answers.append((text, float(sum(values[:n])), n))
         return answers
 
+    def _option_logprobs(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
+        """The log-probability of each option's tokens after its whole prompt, one row of the batch for each."""
+        rows = [([*p, *option], len(p)) for p, each in zip(prompts, options, strict=True) for option in each]
+        logits, targets = self._completion_logits(rows)
+        nats = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+        found = iter((-nats.view(targets.shape).sum(-1)).tolist())
+        return [[next(found) for _ in each] for each in options]
+
+    def _is_over(self, ids: Sequence[int]) -> bool:
+        """Whether an answer ends with the last of its tokens."""
+        last = ids[-1]
+        if last in self.end_ids or self.tokenizer.chat_template:
+            return last in self.end_ids
+        # A base model without a chat form goes on after its answer: the plain form ends an answer with its line.
+        if last not in self._line_breaks:
+            self._line_breaks[last] = "\n" in self.tokenizer.decode([last])
+        return self._line_breaks[last] and "\n" in self._last_line(self.tokenizer.decode(ids, skip_special_tokens=True))[1]
+
+    def _last_line(self, text: str) -> tuple[str, str]:
+        """What an answer holds before the line that it ends with, and the text from that line on; without a chat template."""
+        if self.line_ends_answer:
+            return "", text.lstrip()
+        thought, marker, rest = text.partition("Answer:")
+        return thought + marker, rest.lstrip()
+
     def answer(self, row: Sequence[int]) -> tuple[str, int]:
         """The answer in a row of generated tokens, and how many of them are its own, the end token included."""
-        n = next((i + 1 for i, token in enumerate(row) if token in self.end_ids), len(row))
+        n = next((i + 1 for i in range(len(row)) if self._is_over(row[: i + 1])), len(row))
         text = self.tokenizer.decode(row[:n], skip_special_tokens=True)
         if self.tokenizer.chat_template:
             return text.strip(), n
-        # A base model without a chat form goes on after its answer: the plain form ends an answer with its line.
-        thought, marker, rest = ("", "", text) if self.line_ends_answer else text.partition("Answer:")
-        return f"{thought}{marker} {rest.lstrip().partition(chr(10))[0]}".strip(), n
+        before, line = self._last_line(text)
+        return f"{before} {line.partition(chr(10))[0]}".strip(), n

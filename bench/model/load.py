@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Literal
+
+import torch
 
 from bench.errors import BenchError
 from bench.model.classifier import Classifier
 from bench.model.language_model import LanguageModel
 from bench.model.seq2seq import Seq2SeqModel
 from bench.model.source import ModelSource
+
+_preloaded: dict[ModelSource, tuple[LanguageModel, float, float]] = {}
+"""Models that are handed out to the next who asks, with the seconds (wall, CPU) that loading them took."""
+
+
+def preload(source: ModelSource) -> None:
+    """Load a base model for the processes that are forked from this one; none on a GPU, which a fork cannot share.
+
+    Raises `BenchError` where it cannot be loaded.
+    """
+    if source.kind == "causal" and not torch.cuda.is_available():
+        torch.set_num_threads(1)  # a pool of threads would be lost in the fork
+        wall, cpu = time.perf_counter(), time.process_time()
+        model = LanguageModel(source)
+        _preloaded[source] = (model, time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def take_preloaded(source: ModelSource) -> tuple[LanguageModel, float, float] | None:
+    """The model as `load_model` makes it by default, once a process, and the seconds (wall, CPU) that loading it took; or None."""
+    return _preloaded.pop(source, None)
 
 
 def load_model(

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, LogitsProcessorList
 
 from bench.errors import BenchError
-from bench.model.language_model import IGNORED, GreedyLogprob, LanguageModel, Message, mean_nats
+from bench.model.language_model import IGNORED, GreedyLogprob, LanguageModel, Message
 
 
 class Seq2SeqModel(LanguageModel):
@@ -41,9 +41,15 @@ class Seq2SeqModel(LanguageModel):
 
     # ------------------------------------------------------------------------------------------ text to tokens
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids that the encoder reads, closed by an end token where the tokenizer sets one."""
-        return self._ids(self._text(messages))
+    def _open(self, ids: list[int]) -> list[int]:
+        return ids  # what the encoder reads may be closed by an end token
+
+    def option_ids(
+        self, conversations: Sequence[Sequence[Message]], prompts: Sequence[Sequence[int]], options: Sequence[Sequence[str]]
+    ) -> list[list[list[int]]]:
+        """Token ids of each option as the decoder writes it, without an end token."""
+        rows = [[list(self.tokenizer(text_target=option)["input_ids"]) for option in each] for each in options]
+        return [[ids[:-1] if ids[-1] in self.end_ids else ids for ids in each] for each in rows]
 
     def training_ids(self, messages: Sequence[Message], answer: str) -> tuple[list[int], int]:
         """Token ids for the encoder, then those that the decoder has to write with their end token; how many the encoder reads."""
@@ -59,28 +65,24 @@ class Seq2SeqModel(LanguageModel):
 
     # ------------------------------------------------------------------------------------------ training and answers
 
-    def loss(self, pairs: Sequence[tuple[list[int], int]], weights: Sequence[float] | None = None) -> torch.Tensor:
-        """Mean cross-entropy over the answers' tokens of (token ids, encoder length) rows, in nats; `weights`: of each row's tokens."""
+    def _completion_logits(self, pairs: Sequence[tuple[Sequence[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        # Of a pair the encoder reads the prompt, and the decoder writes the rest.
         ids, mask = self.padded([row[:n] for row, n in pairs])
         width = max(len(row) - n for row, n in pairs)
-        labels = torch.tensor([row[n:] + [IGNORED] * (width - len(row) + n) for row, n in pairs], device=self.device)
+        labels = torch.tensor([[*row[n:], *[IGNORED] * (width - len(row) + n)] for row, n in pairs], device=self.device)
         # The model shifts the labels itself to get what the decoder reads; soft prompts may come before them in the logits.
-        logits = self.network(input_ids=ids, attention_mask=mask, labels=labels).logits[:, -width:]
-        return mean_nats(logits, labels, weights)
+        return self.network(input_ids=ids, attention_mask=mask, labels=labels).logits[:, -width:], labels
 
-    def _shared_length(self, prompts: Sequence[Sequence[int]]) -> int:
-        return 0  # in an encoder every position sees the whole prompt, so no part of it can be computed for all
+    def _prefix(self, prompts: Sequence[Sequence[int]], after: Sequence[int]) -> None:
+        """None: in an encoder every position sees the whole prompt, so no part of it can be computed for all."""
+        super()._prefix(prompts, after)
 
-    @torch.inference_mode()
-    def _batch(
-        self, prompts: list[Sequence[int]], shared: int, prefix: list[tuple[torch.Tensor, torch.Tensor]] | None, max_new_tokens: int
-    ) -> list[tuple[str, float, int]]:
+    def _batch(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[tuple[str, float, int]]:
         ids, mask = self.padded(prompts)
         logprobs = GreedyLogprob()
-        with self.autocast():
-            out = self.network.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, logits_processor=LogitsProcessorList([logprobs])
-            )
+        out = self.network.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, logits_processor=LogitsProcessorList([logprobs])
+        )
         answers = []
         for row, values in zip(out[:, 1:].tolist(), torch.stack(logprobs.steps, 1).tolist(), strict=True):
             n = next((i + 1 for i, token in enumerate(row) if token in self.end_ids), len(row))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
-from bench.result.schema import Item, Record
+from bench.result.schema import Record, ScoredItem
 from bench.result.store import RunFolder
 
 
@@ -21,7 +21,7 @@ class Arm:
     strategy: str
     records: tuple[Record, ...]
     """Of every seed, in its order, failed and skipped ones as well."""
-    items: tuple[dict[str, Item], ...]
+    items: tuple[dict[str, ScoredItem], ...]
     """Items by id of each record of status ok, in the same order."""
 
     @property
@@ -83,7 +83,7 @@ def _load_arm(task: str, model: str, strategy: str, cells: dict[int, tuple[Recor
         if record.status != "ok":
             continue
         path = folder.cell_folder(task, strategy, seed) / "items.jsonl"
-        read = {item.id: item for item in folder.read_items(task, strategy, seed)}
+        read = {item.id: item for item in folder.read_scores(task, strategy, seed)}
         if len(read) != record.n_items:
             raise BenchError(f"{path}: found {len(read)} items, expected {record.n_items} (n_items of record.json): run the cell again")
         items.append(read)

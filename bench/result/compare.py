@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bench.metric.text import label_key
 from bench.result.arms import Arm
-from bench.result.schema import Item
+from bench.result.schema import Item, ScoredItem
 from bench.result.statistics import (
     Difference,
     FloatArray,
@@ -92,11 +92,12 @@ def _same_seeds(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def score_group(group: Sequence[Arm], name: str | None = None, wanted: str | None = None) -> list[ArmScores | None]:
     """The primary metric of each arm on the items whose slice ``name`` is ``wanted``, None where it has none."""
-    gold = sorted({label_key(target) for arm in group for items in arm.items for item in items.values() for target in item.targets})
+    by_label = [arm for arm in group if arm.primary_metric == "macro_f1"]
+    gold = sorted({label_key(target) for arm in by_label for items in arm.items for item in items.values() for target in item.targets})
     return [_score_arm(arm, gold, lambda item: name is None or item.slices.get(name) == wanted) for arm in group]
 
 
-def _score_arm(arm: Arm, labels: Sequence[str], chosen: Callable[[Item], bool]) -> ArmScores | None:
+def _score_arm(arm: Arm, labels: Sequence[str], chosen: Callable[[ScoredItem], bool]) -> ArmScores | None:
     metric = arm.primary_metric
     if metric is None or not arm.items:
         return None
@@ -115,7 +116,7 @@ def _score_arm(arm: Arm, labels: Sequence[str], chosen: Callable[[Item], bool]) 
     return ArmScores(ids, clusters, np.empty((len(values), 0)), np.array(values)) if len(values) == len(arm.ok) else None
 
 
-def rows_for_macro_f1(items: Sequence[Item], labels: Sequence[str]) -> FloatArray:
+def rows_for_macro_f1(items: Sequence[Item] | Sequence[ScoredItem], labels: Sequence[str]) -> FloatArray:
     """Rows whose sum ``macro_f1_of_sums`` takes, with labels compared as the metric does; `labels`: all true ones, normalised."""
     said = [label_key(item.prediction) for item in items]
     golds = [[label_key(target) for target in item.targets] for item in items]

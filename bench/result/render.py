@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
-
-import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from tabulate import tabulate
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bench.errors import BenchError, did_you_mean
+from bench.result.columns import COLUMNS, Row, as_frame, as_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
 
 Format = Literal["md", "csv", "json", "latex", "parquet"]
 By = Literal["task", "strategy"]
-Row = dict[str, Any]
 
 TIED = "≈"
 NONE = "–"
@@ -51,28 +49,36 @@ class _Column:
     """Shown in the terminal, where width is short."""
 
 
-def render(table: pd.DataFrame, format: str, by: str = "task") -> str | bytes:
-    """The table of ``build_table`` in one format; bytes for parquet, else text that ends with a newline.
+def render(table: pd.DataFrame | Sequence[Row], format: str, by: str = "task") -> str | bytes:
+    """The table of ``build_table`` or ``table_rows`` in one format; bytes for parquet, else text that ends with a newline.
 
     ``by``: rows grouped by task (default) or by strategy. md and latex are rounded and in human units; csv, json and parquet hold
     all columns in full precision and SI units. Raises BenchError for an unknown format or order.
     """
     if format not in get_args(Format):
         raise BenchError(f'format "{format}" is unknown: {did_you_mean(format, get_args(Format))}')
-    table = _ordered(table, by)
+    rows = _ordered(table, by)
     if format == "csv":
-        return table.to_csv(index=False, lineterminator="\n")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
     if format == "json":
-        return json.dumps([_plain(row) for row in _rows(table)], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps([_plain(row) for row in rows], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if format == "parquet":
         buffer = io.BytesIO()
-        table.to_parquet(buffer, index=False)
+        as_frame(rows).to_parquet(buffer, index=False)
         return buffer.getvalue()
-    return _latex(table, by) if format == "latex" else _markdown(table, by)
+    return _latex(rows, by) if format == "latex" else _markdown(rows, by)
 
 
-def print_table(console: Console, table: pd.DataFrame, by: str = "task") -> None:
+def print_table(console: Console, table: pd.DataFrame | Sequence[Row], by: str = "task") -> None:
     """Print the core columns, one block per task (or strategy); fits 120 columns. Raises BenchError for an unknown order."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
     ordered = _ordered(table, by)
     for title, rows in _blocks(ordered, by):
         columns = [column for column in _columns(rows, by) if column.core]
@@ -98,10 +104,12 @@ def print_table(console: Console, table: pd.DataFrame, by: str = "task") -> None
                 console.print(f"  {escape(_name(row, by))}: {escape(row['reason'])}", style="red", highlight=False)
         for line in _not_applicable(rows, by):
             console.print(f"  {escape(line)}", style="dim", highlight=False)
-    console.print(escape("\n".join(_marks(_rows(ordered)))), highlight=False)
+    console.print(escape("\n".join(_marks(ordered))), highlight=False)
 
 
-def _markdown(table: pd.DataFrame, by: str) -> str:
+def _markdown(table: Sequence[Row], by: str) -> str:
+    from tabulate import tabulate
+
     parts = []
     shown: dict[str, str] = {}
     for title, rows in _blocks(table, by):
@@ -120,14 +128,15 @@ def _markdown(table: pd.DataFrame, by: str) -> str:
         text = tabulate(body, [_escape_markdown(column.title) for column in columns], "pipe", colalign=align, disable_numparse=True)
         notes = "".join(f"\n{_escape_markdown(line)}\n" for line in _not_applicable(rows, by))
         parts.append(f"### {title}\n\n{text}\n{notes}")
-    rows = _rows(table)
     shown["value"] = f"first column after the name: {INTERVAL_LEGEND}"
-    legend = [f"- {line}" for line in [*shown.values(), *_marks(rows)]]
-    partial = [f"- {row['strategy']} on {row['task']}: {row['reason']}" for row in rows if row["status"] == "partial"]
+    legend = [f"- {line}" for line in [*shown.values(), *_marks(table)]]
+    partial = [f"- {row['strategy']} on {row['task']}: {row['reason']}" for row in table if row["status"] == "partial"]
     return "\n".join(parts) + "\n" + "\n".join(legend + partial) + "\n"
 
 
-def _latex(table: pd.DataFrame, by: str) -> str:
+def _latex(table: Sequence[Row], by: str) -> str:
+    from tabulate import tabulate
+
     parts = []
     for title, rows in _blocks(table, by):
         columns = _columns(rows, by)
@@ -193,27 +202,20 @@ def _columns(rows: Sequence[Row], by: str) -> list[_Column]:
     return [_Column("", name, "", label), *kept]
 
 
-def _blocks(table: pd.DataFrame, by: str) -> list[tuple[str, list[Row]]]:
+def _blocks(table: Sequence[Row], by: str) -> list[tuple[str, list[Row]]]:
     """Title and rows of each group, in the order of the table."""
     groups: dict[str, list[Row]] = {}
-    for row in _rows(table):
+    for row in table:
         groups.setdefault(row[by], []).append(row)
     return list(groups.items())
 
 
-def _ordered(table: pd.DataFrame, by: str) -> pd.DataFrame:
+def _ordered(table: pd.DataFrame | Sequence[Row], by: str) -> list[Row]:
     if by not in get_args(By):
         raise BenchError(f'order "{by}" is unknown: {did_you_mean(by, get_args(By))}')
-    places = {name: place for place, name in enumerate(dict.fromkeys(table[by]))}
-    return table.sort_values(by, key=lambda column: column.map(places), kind="stable", ignore_index=True)
-
-
-def _rows(table: pd.DataFrame) -> list[Row]:
-    """Rows as plain Python values, None for what is undefined."""
-    return [
-        {str(key): None if pd.isna(value) else getattr(value, "item", lambda v=value: v)() for key, value in row.items()}
-        for row in table.to_dict("records")
-    ]
+    rows = as_rows(table)
+    places = {name: place for place, name in enumerate(dict.fromkeys(row[by] for row in rows))}
+    return sorted(rows, key=lambda row: places[row[by]])
 
 
 def _plain(row: Row) -> Row:

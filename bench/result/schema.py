@@ -7,6 +7,7 @@ a metric could not score are counted in ``n_undefined``. The JSON Schema in ``do
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -159,6 +160,9 @@ class Item(_Model):
     """Item-level metrics; a metric that is undefined for this item is absent."""
     logprob: float | None = None
     """Sum of the log-probabilities (natural log) of the generated tokens."""
+    option_logprobs: list[float] | None = None
+    """Multiple choice: log-probability (natural log) of each option in the order of the task's row, the sum over its tokens. None for
+    the other kinds, and where no model was asked."""
     retrieved_ids: list[str] | None = None
     """None where the strategy retrieves nothing."""
     retrieval_score: float | None = None
@@ -171,6 +175,19 @@ class Item(_Model):
     tokens: Tokens
     latency_seconds: float
     """Wall seconds of the item's batch divided by its items: a throughput share, not an online latency."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredItem:
+    """What tables and statistics read of an `Item`: a third of the time to read, which tables of many cells are made of."""
+
+    id: str
+    cluster: str
+    input_hash: str
+    prediction: str
+    targets: list[str]
+    scores: dict[str, float]
+    slices: dict[str, str] = field(default_factory=dict)
 
 
 class Run(_Model):

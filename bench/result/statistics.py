@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from bench.result.student_t import t_quantile, t_within
 
 FloatArray = NDArray[np.float64]
 SumStatistic = Callable[[FloatArray], FloatArray]
@@ -82,7 +85,7 @@ def clustered_interval(
 
 def wilson_interval(rate: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a rate seen in ``n`` independent observations (Wilson 1927)."""
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = NormalDist().inv_cdf(0.5 + level / 2)
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     # By rounding alone a bound could pass the rate itself at 0 and 1.
@@ -195,7 +198,7 @@ def add_seed_variance(interval: Interval, seed_variance: float, df: int, level: 
     value, low, high = interval
     if low is None or high is None:
         return interval
-    z, t = float(stats.norm.ppf(0.5 + level / 2)), float(stats.t.ppf(0.5 + level / 2, df))
+    z, t = NormalDist().inv_cdf(0.5 + level / 2), t_quantile(level, df)
     down, up = (t * math.sqrt((side / z) ** 2 + seed_variance) for side in (value - low, high - value))
     return Interval(value, value - down, value + up)
 
@@ -291,10 +294,10 @@ def _difference(
         return Difference(delta, None, None, p, None, n)
     freedom = min(df, count - 1) if df > 0 else count - 1
     error = math.sqrt(variance + seed_variance)
-    half = max(least, float(stats.t.ppf(0.5 + level / 2, freedom)) * error)
+    half = max(least, t_quantile(level, freedom) * error)
     p_seeds = None
     if df > 0:
-        p_seeds = 1.0 if delta == 0 else 0.0 if error == 0 else float(2 * stats.t.sf(abs(delta) / error, freedom))
+        p_seeds = 1.0 if delta == 0 else 0.0 if error == 0 else max(0.0, 1 - t_within(abs(delta) / error, freedom))
     return Difference(delta, delta - half, delta + half, p, p_seeds, n)
 
 
@@ -331,17 +334,23 @@ def _clustered_variance(scores: FloatArray, clusters: Sequence[str]) -> float:
 
 
 def _around(value: float, error: float, df: int, level: float, clip: bool) -> tuple[float, float]:
-    half = float(stats.t.ppf(0.5 + level / 2, df)) * error
+    half = t_quantile(level, df) * error
     low, high = value - half, value + half
     return (max(0.0, low), min(1.0, high)) if clip else (low, high)
 
 
 def _sign_flip(sums: FloatArray, n_flips: int, seed: int) -> float:
     """Two-sided p of the sign-flip test on sums by cluster."""
-    generator = np.random.default_rng(seed)
-    chunks = [min(1000, n_flips - start) for start in range(0, n_flips, 1000)]
-    flipped = np.concatenate([(2.0 * generator.integers(0, 2, size=(rows, len(sums))) - 1) @ sums for rows in chunks])
+    flipped = np.concatenate([signs.astype(np.float64) @ sums for signs in _signs(n_flips, len(sums), seed)])
     return _share_at_least(flipped, float(sums.sum()))
+
+
+@lru_cache(maxsize=1)  # drawing them takes most of the test's time, and the pairs of a task, which have as many clusters, take the same
+def _signs(n_flips: int, count: int, seed: int) -> list[NDArray[np.int8]]:
+    """1 and -1 at random, ``n_flips`` rows of ``count`` in parts of a thousand."""
+    generator = np.random.default_rng(seed)
+    parts = [min(1000, n_flips - start) for start in range(0, n_flips, 1000)]
+    return [(2 * generator.integers(0, 2, size=(rows, count)) - 1).astype(np.int8) for rows in parts]
 
 
 def _share_at_least(draws: FloatArray, observed: float) -> float:

@@ -13,12 +13,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, unquote
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from bench.errors import BenchError, did_you_mean
 from bench.result.schema import (
@@ -30,9 +31,11 @@ from bench.result.schema import (
     Item,
     Record,
     Run,
+    ScoredItem,
 )
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 ITEMS = "items.jsonl"
 PARTIAL = ITEMS + ".partial-"
@@ -186,11 +189,11 @@ class RunFolder:
 
     def read_items(self, task: str, strategy: str, seed: int) -> list[Item]:
         """The items of a finished cell. Raises BenchError where the file is missing or broken."""
-        path = self.cell_folder(task, strategy, seed) / ITEMS
-        lines = _read_bytes(path).split(b"\n")
-        if lines[-1]:
-            raise BenchError(f"{path}: line {len(lines)} is cut off: expected a newline at its end; run the cell again")
-        return [_parse(line, Item, f"{path}: line {number}") for number, line in enumerate(lines[:-1], start=1)]
+        return _read_lines(self.cell_folder(task, strategy, seed) / ITEMS, Item.model_validate_json)
+
+    def read_scores(self, task: str, strategy: str, seed: int) -> list[ScoredItem]:
+        """As `read_items`, but only what tables and statistics need is read and checked."""
+        return _read_lines(self.cell_folder(task, strategy, seed) / ITEMS, _scored_items().validate_json)
 
 
 class ItemWriter:
@@ -305,12 +308,27 @@ def _read_record(path: Path) -> Record:
     return record
 
 
+@cache
+def _scored_items() -> TypeAdapter[ScoredItem]:
+    return TypeAdapter(ScoredItem)
+
+
 def _read_model(path: Path, model: type[M]) -> M:
     data = _read_bytes(path)
-    return _parse(data, model, str(path), check=lambda plain: _check_version(plain, path))
+    return _parse(data, model.model_validate_json, str(path), check=lambda plain: _check_version(plain, path))
 
 
-def _parse(data: bytes, model: type[M], where: str, check: Callable[[dict[str, Any]], None] | None = None) -> M:
+def _read_lines(path: Path, validate: Callable[[bytes], T]) -> list[T]:
+    lines = _read_bytes(path).split(b"\n")
+    if lines[-1]:
+        raise BenchError(f"{path}: line {len(lines)} is cut off: expected a newline at its end; run the cell again")
+    try:
+        return [validate(line) for line in lines[:-1]]
+    except ValidationError:  # which line, and what is wrong with it, takes more time to find out than most files need
+        return [_parse(line, validate, f"{path}: line {number}") for number, line in enumerate(lines[:-1], start=1)]
+
+
+def _parse(data: bytes, validate: Callable[[bytes], T], where: str, check: Callable[[dict[str, Any]], None] | None = None) -> T:
     try:
         plain = json.loads(data)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -320,7 +338,7 @@ def _parse(data: bytes, model: type[M], where: str, check: Callable[[dict[str, A
     if check is not None:
         check(plain)
     try:
-        return model.model_validate_json(data)
+        return validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "(whole)"

@@ -8,70 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from bench.result.arms import Arm, groups_of, load_arms
+from bench.result.columns import COLUMNS, SECONDARY, Row, as_frame, plain_row
 from bench.result.compare import ArmScores, SeedNoise, interval_of, noise_ratio, p_of_no_difference, score_group, seed_noise
 from bench.result.render import print_table, render
 from bench.result.schema import Phase, PhaseName, Record
-from bench.result.statistics import (
-    PooledInterval,
-    holm,
-)
+from bench.result.statistics import PooledInterval, holm
 from bench.result.store import RunFolder, write_atomic
 
-__all__ = ["COLUMNS", "build_table", "print_table", "render", "slice_table", "write_table"]
+if TYPE_CHECKING:
+    import pandas as pd
 
-SECONDARY = (
-    "f1",
-    "rougeL",
-    "macro_f1",
-    "format_validity",
-    "hallucination_rate",
-    "abstention_rate",
-    "accuracy_given_attempted",
-    "k_precision",
-    "recall_at_k",
-    "mrr",
-    "citation_precision",
-    "citation_recall",
-)
-WHOLE_NUMBERS = ("peak_memory_bytes", "trainable_params", "artifact_bytes", "n_items", "n_seeds", "n_trials")
-TEXTS = ("task", "model", "strategy", "primary_metric", "interval", "peak_memory_kind", "status", "reason")
-FLAGS = ("deterministic", "best", "tied")
-COLUMNS = (
-    "task",
-    "model",
-    "strategy",
-    "primary_metric",
-    "value",
-    "ci_low",
-    "ci_high",
-    "interval",
-    *SECONDARY,
-    "setup_seconds",
-    "setup_cpu_seconds",
-    "seconds_per_1000_requests",
-    "cpu_seconds_per_1000_requests",
-    "prompt_tokens_per_1000_requests",
-    "completion_tokens_per_1000_requests",
-    "peak_memory_bytes",
-    "peak_memory_kind",
-    "trainable_params",
-    "artifact_bytes",
-    "n_items",
-    "n_seeds",
-    "deterministic",
-    "n_trials",
-    "status",
-    "reason",
-    "best",
-    "tied",
-    "p_vs_best",
-    "seed_noise_ratio",
-)
+__all__ = ["COLUMNS", "build_table", "print_table", "render", "slice_table", "table_rows", "write_table"]
+
 LOWER_IS_BETTER = frozenset({"hallucination_rate", "false_refusal_rate"})
 ALPHA = 0.05
 SERVING: tuple[PhaseName, ...] = ("load", "tune", "index", "answer")
@@ -79,7 +30,12 @@ SERVING: tuple[PhaseName, ...] = ("load", "tune", "index", "answer")
 
 
 def build_table(run: RunFolder | Path | Sequence[RunFolder | Path]) -> pd.DataFrame:
-    """The table of one run, or of several together; columns as in ``COLUMNS``, undefined is NaN.
+    """``table_rows`` as a pandas frame; undefined is NaN."""
+    return as_frame(table_rows(run))
+
+
+def table_rows(run: RunFolder | Path | Sequence[RunFolder | Path]) -> list[Row]:
+    """The table of one run, or of several together; columns as in ``COLUMNS``, undefined is None.
 
     ``value`` is the mean over seeds of the primary metric, ``ci_*`` its 95 % interval over items and, where there are two seeds or
     more, seeds (``interval`` says which). The other metrics are means over seeds. ``setup_*``: tuning, with all
@@ -91,13 +47,7 @@ def build_table(run: RunFolder | Path | Sequence[RunFolder | Path]) -> pd.DataFr
 
     Raises BenchError for a run without records, a broken file, or records that do not belong together.
     """
-    arms = load_arms(run)
-    rows: list[dict[str, Any]] = []
-    for group in groups_of(arms):
-        rows += _group_rows(group)
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    kinds = dict.fromkeys(WHOLE_NUMBERS, "Int64") | dict.fromkeys(TEXTS, "str") | dict.fromkeys(FLAGS, "bool")
-    return table.astype({column: kinds.get(column, "float64") for column in COLUMNS})
+    return [plain_row(row) for group in groups_of(load_arms(run)) for row in _group_rows(group)]
 
 
 def slice_table(run: RunFolder | Path | Sequence[RunFolder | Path]) -> pd.DataFrame:
@@ -105,6 +55,8 @@ def slice_table(run: RunFolder | Path | Sequence[RunFolder | Path]) -> pd.DataFr
 
     Raises BenchError as ``build_table`` does.
     """
+    import pandas as pd
+
     rows: list[dict[str, Any]] = []
     columns = ["task", "model", "strategy", "primary_metric", "slice", "slice_value", "value", "ci_low", "ci_high", "interval", "n_items"]
     for group in groups_of(load_arms(run)):
@@ -121,12 +73,18 @@ def slice_table(run: RunFolder | Path | Sequence[RunFolder | Path]) -> pd.DataFr
     return pd.DataFrame(rows, columns=columns)
 
 
-def write_table(run: RunFolder) -> pd.DataFrame:
-    """Write table.md, table.csv and table.parquet into the run folder and return the table. Raises BenchError."""
-    table = build_table(run)
-    for format in ("md", "csv", "parquet"):
-        write_atomic(run.path / f"table.{format}", render(table, format))
-    return table
+def write_table(run: RunFolder) -> list[Row]:
+    """Write table.md, table.csv and table.parquet into the run folder and return the rows. Raises BenchError.
+
+    Where table.csv is what it would be, so is table.parquet, which takes more time than all the rest (pandas and pyarrow).
+    """
+    rows = table_rows(run)
+    text, csv, parquet = str(render(rows, "csv")), run.path / "table.csv", run.path / "table.parquet"
+    if not (parquet.exists() and csv.exists() and csv.read_bytes() == text.encode()):
+        write_atomic(parquet, render(rows, "parquet"))
+        write_atomic(csv, text)
+    write_atomic(run.path / "table.md", render(rows, "md"))
+    return rows
 
 
 def _group_rows(group: list[Arm]) -> list[dict[str, Any]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
+from bench.cost.meter import Meter
 from bench.errors import BenchError
 from bench.metric.score import Answer, score
 from bench.model.language_model import Generation, LanguageModel
 from bench.strategy.embedder import Embedder
+from bench.strategy.embedding_cache import CachedEmbedder
 from bench.strategy.nearest import NearestExamples
 from bench.strategy.prompt import Parsed, Prompt, build_prompts, draw_shots, parse
 from bench.strategy.retrieval import Found, Retriever
@@ -18,8 +20,11 @@ from bench.strategy.spec import Strategy
 from bench.strategy.store import Store
 from bench.task.schema import Example, Task
 
-load_embedder = cache(Embedder)
-"""An embedder is the same for every trial of a cell's process."""
+
+@lru_cache(maxsize=1)
+def cell_embedder(name: str, stores: Path, meter: Meter) -> Embedder:
+    """One embedder for all trials of a cell, which are those of one meter; what it embeds is kept beside the stores."""
+    return CachedEmbedder(name, stores / "queries", meter)
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Request:
     """None where the strategy reads nothing."""
     abstains: bool = False
     """What was found is too unlike the question: the answer is an abstention, and the model is not asked."""
+    options: tuple[str, ...] = ()
+    """Multiple choice: what to choose from."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +62,14 @@ class Answered:
 class Asker:
     """One task as a strategy asks it: its shots and passages, its examples as prompts, its answers and their score."""
 
-    def __init__(self, task: Task, strategy: Strategy, model: LanguageModel, stores: Path, shots: Sequence[Example]) -> None:
-        """Open or build what the strategy reads, in the folder `stores`; `shots`: the examples that all requests show."""
+    def __init__(
+        self, task: Task, strategy: Strategy, model: LanguageModel, stores: Path, shots: Sequence[Example], embedder: Embedder | None = None
+    ) -> None:
+        """Open or build what the strategy reads, in the folder `stores`; `shots`: the examples that all requests show; `embedder`:
+        where the strategy embeds, its embedder, by default a new one that keeps nothing."""
         self.task, self.strategy, self.model, self.shots = task, strategy, model, tuple(shots)
-        embedder = load_embedder(strategy.retrieval.embedder) if strategy.embeds else None
+        if strategy.embeds:
+            embedder = embedder or Embedder(strategy.retrieval.embedder)
         self.retriever = Retriever(task, strategy.retrieval, embedder, stores)
         prompt = strategy.prompt
         self.nearest: NearestExamples | None = None
@@ -79,7 +90,9 @@ class Asker:
         prompts = build_prompts(self.model, self.task, prompt, examples, shots, passages)
         below = self.strategy.retrieval.abstain_below
         unlike = [below is not None and (f.score is None or f.score < below) for f in found] if found else [False] * len(examples)
-        return [Request(p, found[i] if found else None, unlike[i]) for i, p in enumerate(prompts)]
+        return [
+            Request(p, found[i] if found else None, unlike[i], e.options) for i, (e, p) in enumerate(zip(examples, prompts, strict=True))
+        ]
 
     def asked(self, examples: Sequence[Example]) -> list[Request]:
         """The requests with what retrieval finds, as in a test."""
@@ -119,5 +132,5 @@ def to_answers(task: Task, examples: Sequence[Example], answered: Sequence[Answe
             evidence = example.input
         found = a.request.found
         retrieved = tuple(dict.fromkeys(found.document_ids)) if found else None
-        answers.append(Answer(example, a.parsed.answer, retrieved, evidence, a.cited_ids))
+        answers.append(Answer(example, a.parsed.answer, retrieved, evidence, a.cited_ids, a.generation.option_logprobs))
     return answers

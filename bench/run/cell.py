@@ -89,6 +89,7 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
                 phases["index"] = _with_cost(phases["index"], wall_seconds=wall, cpu_seconds=cpu)
         record = record.model_copy(
             update={
+                "config": record.config | ({"batch_rows": fitted.model.batcher.rows} if fitted else {}),
                 "metrics": metrics,
                 "slices": slices,
                 "phases": phases,
@@ -217,6 +218,7 @@ def _item(example: Example, answered: Answered, outcome: Any, values: dict[str, 
         outcome=outcome,
         scores=values,
         logprob=g.logprob,
+        option_logprobs=None if g.option_logprobs is None else list(g.option_logprobs),
         retrieved_ids=list(dict.fromkeys(found.document_ids)) if found else None,
         retrieval_score=found.score if found else None,
         cited_ids=None if answered.cited_ids is None else list(answered.cited_ids),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import multiprocessing.connection
 import signal
-import time
-import traceback
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +14,7 @@ from bench.environment import environment
 from bench.errors import BenchError
 from bench.result.schema import Record
 from bench.result.store import RunFolder
+from bench.run.stem import Stem, libraries
 from bench.suite import Cell
 
 
@@ -43,12 +41,11 @@ class Outcome:
 
 
 @dataclass
-class _Child:
+class _Running:
     cell: Cell
-    process: multiprocessing.process.BaseProcess
-    messages: Connection
+    stem: Stem
     failure: str | None = None
-    """The reason of a failure where the child told one."""
+    """The reason of a failure where the cell's process told one."""
 
 
 def run_cells(
@@ -102,65 +99,69 @@ def _set_aside(folder: RunFolder, cell: Cell, record: Record) -> None:
 def _run_waiting(
     waiting: list[Cell], folder: RunFolder, stores: Path, workers: int, threads: int, progress: Progress, outcome: Outcome
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    # The server imports the heavy libraries once; each cell's process starts from there, with a peak memory of its own.
-    context.set_forkserver_preload(["bench.run.preload"])
+    # A seed that uses a search's choice waits for the cell that makes it.
     searching = {(c.task.name, c.strategy_name) for c in waiting if c.seed == c.search_seed and c.strategy.search}
-    children: list[_Child] = []
+    held: dict[tuple[str, str], list[Cell]] = {}
+    ready: deque[Cell] = deque()
+    for cell in waiting:
+        key = (cell.task.name, cell.strategy_name)
+        if cell.seed != cell.search_seed and key in searching:
+            held.setdefault(key, []).append(cell)
+        else:
+            ready.append(cell)
+    stems: dict[tuple[str, ...], Stem] = {}
+    running: dict[int, _Running] = {}
+    number = 0
+
+    def finish(which: int, exit_code: int | None, failure: str | None = None) -> None:
+        done = running.pop(which)
+        record = _finish(done.cell, failure or done.failure, exit_code, folder)
+        outcome.ok += record.status == "ok"
+        if record.status == "failed":
+            outcome.failed.append(record)
+        progress.done(done.cell, record)
+        ready.extendleft(reversed(held.pop((done.cell.task.name, done.cell.strategy_name), [])))
+
+    def stem_of(cell: Cell) -> Stem:
+        imports = libraries(cell)
+        if imports not in stems:
+            stems[imports] = Stem(cell.model, imports, folder.path, stores, threads)
+        return stems[imports]
+
     try:
-        while waiting or children:
-            ready = [c for c in waiting if c.seed == c.search_seed or (c.task.name, c.strategy_name) not in searching]
-            while ready and len(children) < workers:
-                cell = ready.pop(0)
-                waiting.remove(cell)
-                receive, send = context.Pipe(duplex=False)
-                process = context.Process(target=_child, args=(cell, folder.path, stores, threads, send), name=cell.label)
-                process.start()
-                send.close()
-                children.append(_Child(cell, process, receive))
-            multiprocessing.connection.wait([c.messages for c in children] + [c.process.sentinel for c in children])
-            for child in list(children):
-                _read_messages(child, progress)
-                if child.process.is_alive():
-                    continue
-                _read_messages(child, progress)  # what it said between the two lines above
-                child.process.join()
-                children.remove(child)
-                searching.discard((child.cell.task.name, child.cell.strategy_name))
-                record = _finish(child, folder)
-                outcome.ok += record.status == "ok"
-                if record.status == "failed":
-                    outcome.failed.append(record)
-                progress.done(child.cell, record)
+        while ready or running:
+            while ready and len(running) < workers:
+                cell, number = ready.popleft(), number + 1
+                running[number] = _Running(cell, stem_of(cell))
+                running[number].stem.start(number, cell)
+            for cell in ready if number <= workers else ():
+                stem_of(cell)  # the first cells are at work; the others' libraries are imported meanwhile
+            multiprocessing.connection.wait([stem.events for stem in stems.values()])
+            for imports, stem in list(stems.items()):
+                try:
+                    for which, kind, told in stem.read():
+                        if kind == "phase":
+                            progress.phase(running[which].cell, told)
+                        elif kind == "failed":
+                            running[which].failure = told
+                        else:
+                            finish(which, told)
+                except EOFError:
+                    stems.pop(imports).close()
+                    for which in [n for n, r in running.items() if r.stem is stem]:
+                        finish(which, None, "the process that cells are forked from has ended")
     finally:
-        for child in children:
-            child.process.terminate()
-        for child in children:
-            child.process.join(5)
+        for stem in stems.values():
+            stem.close()
 
 
-def _read_messages(child: _Child, progress: Progress) -> None:
-    """Pass phases on, and keep the reason of a failure."""
-    try:
-        while child.messages.poll():
-            kind, text = child.messages.recv()
-            if kind == "phase":
-                progress.phase(child.cell, text)
-            else:
-                child.failure = text
-    except EOFError:
-        # The pipe stays readable after its end; waiting on the process alone avoids a busy loop.
-        child.process.join()
-
-
-def _finish(child: _Child, folder: RunFolder) -> Record:
-    cell, failure = child.cell, child.failure
-    if failure is None and child.process.exitcode == 0:
+def _finish(cell: Cell, failure: str | None, exit_code: int | None, folder: RunFolder) -> Record:
+    if failure is None and exit_code == 0:
         record = folder.read_record(cell.task.name, cell.strategy_name, cell.seed)
         if record and record.cell_id == cell.cell_id:
             return record
         failure = "the cell ended without a record"
-    return _write_unrun(cell, folder, "failed", failure or _death(child.process.exitcode))
+    return _write_unrun(cell, folder, "failed", failure or _death(exit_code))
 
 
 def _death(exit_code: int | None) -> str:
@@ -175,33 +176,3 @@ def _write_unrun(cell: Cell, folder: RunFolder, status: str, reason: str) -> Rec
     record = Record.model_validate(cell.identity() | {"status": status, "error": reason, "environment": environment()})
     folder.write_record(record)
     return record
-
-
-def _child(cell: Cell, run: Path, stores: Path, threads: int, messages: Connection) -> None:
-    """The body of a cell's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and ends this process with SIGTERM
-    import torch
-
-    from bench.run.cell import run_cell
-
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    last = 0.0
-
-    def report(text: str) -> None:
-        nonlocal last
-        if time.monotonic() - last > 0.2 or not text.startswith(("answer", "tune ")):
-            last = time.monotonic()
-            messages.send(("phase", text))
-
-    try:
-        run_cell(cell, RunFolder(run), stores, report)
-    except BenchError as error:
-        messages.send(("failed", str(error)))
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        messages.send(("failed", f"out of memory: {str(error).splitlines()[0] if str(error) else type(error).__name__}"))
-    except Exception as error:
-        messages.send(("failed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".strip()))
-        log = RunFolder(run).cell_folder(cell.task.name, cell.strategy_name, cell.seed) / "traceback.txt"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(traceback.format_exc())

@@ -12,8 +12,8 @@ import torch
 from bench.cost.flops import generation_flops, shape_of
 from bench.cost.meter import Meter
 from bench.model.language_model import Generation, LanguageModel, Message
-from bench.model.load import load_model
-from bench.run.ask import Answered, Asker, Request, load_embedder, shots_of
+from bench.model.load import load_model, take_preloaded
+from bench.run.ask import Answered, Asker, Request, cell_embedder, shots_of
 from bench.strategy.adapters import artifact_bytes, load_adapter, parameter_counts, restore, wrap
 from bench.strategy.chunk import chunk_passages
 from bench.strategy.features import FeatureCache, FeatureClassifier
@@ -35,23 +35,27 @@ def _features_of(fingerprint: str) -> FeatureCache:
 class Fitted:
     """A strategy at one point of its settings, ready to answer."""
 
-    def __init__(self, cell: Cell, strategy: Strategy, stores: Path, meter: Meter) -> None:
-        """Load the base and open what the strategy reads; `tune` comes after."""
+    def __init__(self, cell: Cell, strategy: Strategy, stores: Path, meter: Meter, base: LanguageModel | None = None) -> None:
+        """Load the base, or take the `base` of an earlier fit, and open what the strategy reads; `tune` comes after."""
         self.cell, self.strategy, self.meter = cell, strategy, meter
         with meter.phase("load"):
-            self.model = load_model(
-                cell.model, labels=cell.task.labels, trust_remote_code=cell.trust_remote_code, quantize=strategy.tuning.quantize
-            )
+            self.model = base or _load(cell, strategy, meter)
             _set_precision(self.model, strategy.tuning)
             self.model.line_ends_answer = not strategy.prompt.chain_of_thought
-            if strategy.embeds:
-                load_embedder(strategy.retrieval.embedder)
+            embedder = cell_embedder(strategy.retrieval.embedder, stores, meter) if strategy.embeds else None
         with meter.phase("index"):
             self.asker, *self.others = (
-                Asker(task, strategy, self.model, stores, shots_of(task, strategy, cell.seed)) for task in (cell.task, *cell.trained_with)
+                Asker(task, strategy, self.model, stores, shots_of(task, strategy, cell.seed), embedder)
+                for task in (cell.task, *cell.trained_with)
             )
         self.head: FeatureClassifier | None = None
         self.tuned: Tuned | None = None
+
+    def base_for(self, strategy: Strategy) -> LanguageModel | None:
+        """The base, where this fit has left it as `strategy` needs it."""
+        own, other = self.strategy.tuning, strategy.tuning
+        frozen = own.method in ("none", "features") and other.method in ("none", "features")
+        return self.model if frozen and (own.quantize, own.precision) == (other.quantize, other.precision) else None
 
     # ------------------------------------------------------------------------------------------ tuning
 
@@ -181,11 +185,33 @@ class Fitted:
         places = [i for i, r in enumerate(requests) if not r.abstains]
         skip = {k for k, i in enumerate(places) if i in done}
         shape = shape_of(self.model.network)
-        model = self.head or self.model
-        for batch in model.generate([requests[i].prompt.ids for i in places], answer_tokens(asker.task, self.strategy.prompt), skip=skip):
+        for batch in self._generations(asker, [requests[i] for i in places], skip):
             for _, g in batch:
-                self.meter.add_flops(generation_flops(shape, g.prompt_tokens, g.completion_tokens, g.cached_tokens))
+                n = g.completion_tokens
+                if g.option_logprobs:
+                    n += 1 - len(g.option_logprobs)  # the last token of an option is not run, and their first one is predicted at once
+                self.meter.add_flops(generation_flops(shape, g.prompt_tokens, n, g.cached_tokens))
             yield [Answered(places[k], g, requests[places[k]], asker.parsed(g.text)) for k, g in batch]
+
+    def _generations(
+        self, asker: Asker, requests: Sequence[Request], skip: Collection[int]
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        prompts = [r.prompt.ids for r in requests]
+        if asker.task.config.kind == "multiple_choice":
+            options = [r.options for r in requests]
+            ids = self.model.option_ids([r.prompt.messages for r in requests], prompts, options)
+            return self.model.choose(prompts, options, ids, skip)
+        return (self.head or self.model).generate(prompts, answer_tokens(asker.task, self.strategy.prompt), skip=skip)
+
+
+def _load(cell: Cell, strategy: Strategy, meter: Meter) -> LanguageModel:
+    """The base model; one that was loaded for all cells is charged as if it had been loaded for this one."""
+    plain = strategy.tuning.quantize == "none" and not cell.trust_remote_code
+    if plain and (found := take_preloaded(cell.model)):
+        model, wall, cpu = found
+        meter.add_seconds(wall, cpu)
+        return model
+    return load_model(cell.model, labels=cell.task.labels, trust_remote_code=cell.trust_remote_code, quantize=strategy.tuning.quantize)
 
 
 def _set_precision(model: LanguageModel, choice: TuningChoice) -> None:
@@ -197,11 +223,13 @@ def _set_precision(model: LanguageModel, choice: TuningChoice) -> None:
 
 
 def fit(
-    cell: Cell, strategy: Strategy, stores: Path, meter: Meter, report: Report, weights: dict[str, torch.Tensor] | None = None
-) -> Fitted:
-    """Load, index and tune one point of the settings, or put back the `weights` that an earlier fit of it trained."""
+    cell: Cell, strategy: Strategy, stores: Path, meter: Meter, report: Report, weights: dict[str, torch.Tensor] | None = None,
+    base: LanguageModel | None = None,
+) -> Fitted:  # fmt: skip
+    """Load, index and tune one point of the settings, or put back the `weights` that an earlier fit of it trained; `base`: a model
+    that is not loaded again."""
     report("load")
-    fitted = Fitted(cell, strategy, stores, meter)
+    fitted = Fitted(cell, strategy, stores, meter, base)
     if strategy.tuning.method != "none":
         report("tune")
         with meter.phase("tune"):

@@ -125,9 +125,11 @@ def search(cell: Cell, folder: Path, stores: Path, meter: Meter, report: Report)
         number = len(progress.trials) + 1
         before = tuning_cost(meter)
         value, error, epochs = None, None, None
+        tried = strategy.with_settings(point)
+        base = fitted.base_for(tried) if fitted else None
         fitted = None  # frees the last model before the next is loaded
         try:
-            fitted = fit(cell, strategy.with_settings(point), stores, meter, _prefixed(report, f"trial {number}/{total}, "))
+            fitted = fit(cell, tried, stores, meter, _prefixed(report, f"trial {number}/{total}, "), base=base)
             if fitted.tuned:
                 value, epochs = fitted.tuned.validation_score, fitted.tuned.epochs
             else:
@@ -143,8 +145,10 @@ def search(cell: Cell, folder: Path, stores: Path, meter: Meter, report: Report)
     if chosen is None:
         raise BenchError(f"all {total} trials of the search failed; the last one: {progress.trials[-1].error}")
     if fitted is None or chosen is not progress.trials[-1]:
+        best_of_all = strategy.with_settings(chosen.settings)
+        base = fitted.base_for(best_of_all) if fitted else None
         fitted = None
-        fitted = fit(cell, strategy.with_settings(chosen.settings), stores, meter, report, progress.best_weights())
+        fitted = fit(cell, best_of_all, stores, meter, report, progress.best_weights(), base)
     return fitted, progress
 
 

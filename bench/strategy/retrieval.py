@@ -6,7 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from bench.strategy.chunk import Chunk, chunk_passages
@@ -15,7 +15,7 @@ from bench.strategy.lexical import LexicalIndex
 from bench.strategy.reranker import Reranker, load_reranker
 from bench.strategy.spec import RetrievalChoice
 from bench.strategy.store import Store, StoreSettings
-from bench.task.schema import Example, Task
+from bench.task.schema import Example, Passage, Task
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Retriever:
     def __init__(self, task: Task, choice: RetrievalChoice, embedder: Embedder | None, folder: Path) -> None:
         """Build or open what `choice` searches; `folder` holds stores of all tasks and settings.
 
-        A lexical index is built every time. `embedder`: needed for a dense and a hybrid search.
+        A lexical index is built once in a process. `embedder`: needed for a dense and a hybrid search.
 
         Raises `BenchError` for what a store or a reranker refuses: see `Store.build_or_open` and `Reranker`.
         """
@@ -48,7 +48,7 @@ class Retriever:
             settings = StoreSettings(**choice.model_dump(include=set(StoreSettings.model_fields)))
             self.store = Store.build_or_open(folder, task.corpus, embedder, settings)
         if choice.search in ("lexical", "hybrid"):
-            self._lexical = LexicalIndex(self._chunks)
+            self._lexical = _lexical_index(task.corpus, choice.chunk_words, choice.chunk_overlap)
         self._reranker: Reranker | None = None
         if choice.rerank:
             assert choice.reranker is not None
@@ -101,7 +101,7 @@ class Retriever:
 
     @cached_property
     def _chunks(self) -> list[Chunk]:
-        return chunk_passages(self._corpus, self.choice.chunk_words, self.choice.chunk_overlap)
+        return _chunks_of(self._corpus, self.choice.chunk_words, self.choice.chunk_overlap)
 
     @cached_property
     def _place(self) -> dict[Chunk, int]:
@@ -126,6 +126,17 @@ class Retriever:
             rows = self._reranker.order(queries, rows)
         scores = [row[0].score if row and choice.search == "dense" else None for row in dense]
         return list(zip(rows, scores, strict=True))
+
+
+# A few, since tasks that are trained together are opened again at each trial.
+@lru_cache(maxsize=8)
+def _chunks_of(corpus: tuple[Passage, ...], size_words: int, overlap_words: int) -> list[Chunk]:
+    return chunk_passages(corpus, size_words, overlap_words)
+
+
+@lru_cache(maxsize=8)
+def _lexical_index(corpus: tuple[Passage, ...], size_words: int, overlap_words: int) -> LexicalIndex:
+    return LexicalIndex(_chunks_of(corpus, size_words, overlap_words))
 
 
 def fuse(rankings: Sequence[Sequence[Chunk]], k: int, place: dict[Chunk, int]) -> list[Chunk]:

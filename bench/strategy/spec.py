@@ -133,6 +133,11 @@ class TuningChoice(_Choice):
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: an example weighs the inverse of its label's share, so that rare labels count as much as frequent ones."""
 
+    @property
+    def needs_peft(self) -> bool:
+        """Whether the training is done by peft, or by trl, which imports it."""
+        return self.method in ("lora", "peft") or self.objective != "answers"
+
 
 class Range(_Choice):
     """An axis of the search between two numbers; whole numbers where both are."""
@@ -261,8 +266,14 @@ class Strategy(_Choice):
         abstains = prompt.constant == "abstain" or "retrieval.abstain_below" in self.search or retrieval.abstain_below is not None
         reasoned = prompt.chain_of_thought is not None and (shots or tuning.method != "none")
         labelled = task.config.kind == "classification"
+        chooses = task.config.kind == "multiple_choice"
         prefix = str(tuning.peft.get("peft_type")).upper() == "PREFIX_TUNING"
         reasons = {
+            "the model chooses among options and writes no chain of thought":
+                chooses and (prompt.chain_of_thought is not None or "prompt.chain_of_thought" in self.search),
+            "the model chooses among options and writes no citation": chooses and (prompt.cite or "prompt.cite" in self.search),
+            "preference training needs answers that the model writes; here it chooses among options":
+                chooses and (tuning.objective != "answers" or "tuning.objective" in self.search),
             "the task has no corpus": retrieval.search != "none" and not task.corpus,
             "the task names no evidence column": needs_gold and not task.config.evidence,
             "the task has no abstention phrase": abstains and not task.config.abstain,

@@ -66,7 +66,9 @@ def _answers(task: Task) -> list[str]:
     lines = []
     if task.labels:
         lines.append(f"labels: {len(task.labels)}; {_shares(counts)} of train")
-    if task.config.kind in ("classification", "qa"):
+    if task.config.kind == "multiple_choice":
+        lines += _options(task)
+    if task.config.kind in ("classification", "qa", "multiple_choice"):
         answer, _ = counts.most_common(1)[0]
         right = sum(answer in example.targets for example in task.test)
         lines.append(f'baseline: the most frequent answer of train, "{answer}", is right for {right / len(task.test):.1%} of test')
@@ -79,6 +81,23 @@ def _answers(task: Task) -> list[str]:
         right = values["test"].count(value)
         lines.append(f"baseline: {name} is {value}, the most frequent of train, for {right / len(task.test):.1%} of test")
     return lines
+
+
+def _options(task: Task) -> list[str]:
+    """How many options there are, and how often rules that read no question pick a right one on test."""
+    counts = sorted({len(example.options) for split in SPLITS for example in getattr(task, split)})
+    words = statistics.median(len(option.split()) for example in task.test for option in example.options)
+    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    place, _ = Counter(example.options.index(example.targets[0]) for example in task.train).most_common(1)[0]
+    rules: dict[str, Sequence[float]] = {
+        "picking at random": [len(e.targets) / len(e.options) for e in task.test],
+        f"picking number {place + 1}, the most frequent place in train,": [
+            place in map(e.options.index, e.targets) for e in task.test
+        ],
+        "picking the longest option": [max(e.options, key=len) in e.targets for e in task.test],
+    }
+    lines = [f"options: {number} an item, median words {words:.0f}"]
+    return lines + [f"baseline: {rule} is right for {sum(right) / len(task.test):.1%} of test" for rule, right in rules.items()]
 
 
 def _field(example: Example, name: str) -> str:
@@ -113,21 +132,25 @@ target: {target}
 {more}
 # The first is the primary one. All: bench list metrics
 metrics: [{metrics}]
-
-# Room for the answer, in tokens.
-max_new_tokens: {tokens}
-
+{room}
 # Columns by whose values the metrics are also reported apart.
 # slices: [source]
-
-# The column with the reasoning that leads to the answer (every training row needs one): what worked examples and tuning show
-# where a strategy reasons first. Leave it out and only zero-shot chain of thought is run.
-# rationale: reasoning
-
+{reasoning}
 # Rows from elsewhere: a folder, or a data set of the hub with its revision.
 # data: ../rows
 # data: organisation/name
 # revision: 0123abc
+"""
+
+_ROOM: Final = """
+# Room for the answer, in tokens.
+max_new_tokens: {}
+"""
+
+_REASONING: Final = """
+# The column with the reasoning that leads to the answer (every training row needs one): what worked examples and tuning show
+# where a strategy reasons first. Leave it out and only zero-shot chain of thought is run.
+# rationale: reasoning
 """
 
 _CLUSTER: Final = """
@@ -191,6 +214,27 @@ labels: [billing, delivery, other]
             ("A customer praised the night shift. She had been helped at once.", ["A customer praised the night shift for quick help."]),
         ],
     },
+    "multiple_choice": {
+        "instruction": "Answer the question with one of the options.",
+        "input": "{{ question }} Options: {{ options | join('; ') }}", "target": "answer", "metrics": "accuracy, accuracy_normalized",
+        "more": """
+# The column with the options of a row, a list of at least two texts. The model is asked how likely each is as the answer, and
+# the likeliest is its choice. The target is the text of the right option or its place, counted from 0.
+options: options
+""",
+        "columns": ("question", "options", "answer"),
+        "rows": [
+            ("What lifts water out of a cellar?", ["a pump", "a ladder", "a printer"], "a pump"),
+            ("What is worn against falling stones?", ["a coat", "a helmet", "sandals"], 1),
+            ("What stops a leak in a roof?", ["a lamp", "a fuse", "a new tile"], 2),
+            ("What opens a locked door?", ["a brush", "a key", "a hose"], "a key"),
+            ("Which of these measures heat?", ["a thermometer", "a hammer", "a shelf"], 0),
+            ("What do you write a letter with?", ["a glove", "a bucket", "a pen"], "a pen"),
+            ("Where is bread kept dry?", ["in a bin", "in a sink", "in the rain"], 0),
+            ("Who repairs pipes?", ["a baker", "a plumber", "a pilot"], "a plumber"),
+            ("When is a heater needed most?", ["at noon in July", "in spring", "on winter nights"], 2),
+        ],
+    },
     "structured": {
         "instruction": "Return JSON with the keys item, count and urgent.",
         "input": "{{ note }}", "target": "order", "metrics": "field_accuracy, format_validity", "tokens": 48,
@@ -232,7 +276,8 @@ def new_task(folder: Path | str, kind: str) -> list[Path]:
         raise BenchError(f'kind: found "{kind}"; {did_you_mean(kind, get_args(TaskKind))}')
     template = _TEMPLATES[kind]
     rows = [dict(zip(template["columns"], row, strict=True)) for row in template["rows"]]
-    contents = {"task.yaml": _YAML.format(kind=kind, **template)}
+    room, reasoning = (_ROOM.format(template["tokens"]), _REASONING) if "tokens" in template else ("", "")  # a choice writes nothing
+    contents = {"task.yaml": _YAML.format(kind=kind, room=room, reasoning=reasoning, **template)}
     for number, split in enumerate(SPLITS):
         contents[f"{split}.jsonl"] = _jsonl([{"id": f"{split}-{i + 1}", **row} for i, row in enumerate(rows[3 * number : 3 * number + 3])])
     if "corpus" in template:

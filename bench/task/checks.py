@@ -5,9 +5,11 @@ Each problem is either a `BenchError` (the numbers would be wrong) or a line of 
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,6 +24,9 @@ MAX_SHARED_INPUTS: Final = 0.01
 """Share of test inputs that may stand in train too: real sets have a few, and below this they cannot decide a comparison."""
 NEAR_DUPLICATE: Final = 0.8
 """Jaccard similarity of the word shingles from which two inputs are near-duplicates."""
+MAX_SAME_PLACE: Final = 0.6
+"""Multiple choice: share of test items with the right option at one place from which a warning is given."""
+_PLACED_ITEMS: Final = 20
 _QUESTION_WORDS: Final = 4
 """Shorter inputs are not looked for in the corpus: they would be found by chance."""
 
@@ -41,6 +46,13 @@ def _check_config(config: TaskConfig, path: Path) -> None:
     for key, kind in (("labels", "classification"), ("fields", "structured")):
         if getattr(config, key) is not None and config.kind != kind:
             raise BenchError(f"{path}: {key}: has a meaning for kind {kind} only, found kind {config.kind}")
+    if (config.options is not None) != (config.kind == "multiple_choice"):
+        if config.options is None:
+            raise BenchError(f"{path}: options: is missing, expected the column with the options (kind multiple_choice)")
+        raise BenchError(f"{path}: options: has a meaning for kind multiple_choice only, found kind {config.kind}")
+    for key in ("abstain", "rationale") if config.kind == "multiple_choice" else ():
+        if getattr(config, key):
+            raise BenchError(f"{path}: {key}: has no meaning for kind multiple_choice (a choice is always made, and nothing is written)")
     if config.labels is not None:
         check_label_set(config.labels, f"{path}: labels")
     if config.fields == {}:
@@ -74,6 +86,20 @@ def input_key(text: str) -> str:
     Punctuation counts, since a duplicate can be an error and "1 + 2" is not "1 - 2"; texts that differ in it are near-duplicates.
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def check_option_places(test: Sequence[Example]) -> list[str]:
+    """Warn where the right option mostly stands at one place, which would reward a model that leans to it.
+
+    Options that are the same for all items are labels: there it is the share of a label, and no warning. Nor are there any for fewer
+    than 20 items, where the share is left to chance, and for the other kinds, which have no options.
+    """
+    if len(test) < _PLACED_ITEMS or len({example.options for example in test}) == 1:
+        return []
+    place, count = Counter(example.options.index(example.targets[0]) for example in test).most_common(1)[0]
+    if count <= MAX_SAME_PLACE * len(test):
+        return []
+    return [f"test: the right option is number {place + 1} in {count} of {len(test)} items, expected a mix; shuffle each item's options"]
 
 
 def check_leakage(
@@ -147,30 +173,25 @@ def _shared_inputs(
 
 
 def _near_duplicates(splits: Mapping[str, Sequence[Example]], keys: Mapping[str, Sequence[str]]) -> list[str]:
-    """Near-duplicates by MinHash and LSH (Broder 1997; Leskovec, Rajaraman, Ullman, chapter 3), confirmed by the Jaccard similarity.
+    """Near-duplicates by the Jaccard similarity of their shingles, found by prefix filtering (Chaudhuri, Ganti, Kaushik 2006).
 
-    With 21 bands of 6 rows a pair of similarity 0.8 is a candidate with probability 1 - (1 - 0.8^6)^21 = 0.998.
+    Near-duplicates share at least s = ceil(0.8 n) of the n shingles of either. In whatever order all shingles are put, the first that
+    they share is among the first n - s + 1 of both, so no pair is missed; with the rarest first, few others are compared.
     """
-    from datasketch import MinHash, MinHashLSH
-
     words = {name: [re.findall(r"\w+", key) for key in split] for name, split in keys.items()}
     n = 3 if statistics.median(len(w) for w in words["test"]) < 20 else 5  # one length for all, or short and long never match
     shingles = {name: [_shingles(w, n) for w in split] for name, split in words.items()}
-    hashes = {
-        name: MinHash.bulk([[shingle.encode() for shingle in s] for s in split], num_perm=128) for name, split in shingles.items()
-    }
-    index = {}
-    for name in ("train", "validation"):
-        index[name] = MinHashLSH(params=(21, 6), num_perm=128)
-        for number, minhash in enumerate(hashes[name]):
-            if shingles[name][number]:
-                index[name].insert(number, minhash)
+    counts = Counter(shingle for split in shingles.values() for s in split for shingle in s)
+    index: dict[str, dict[str, list[int]]] = {"train": {}, "validation": {}}
+    for name, places in index.items():
+        for number, own in enumerate(shingles[name]):
+            for shingle in _rarest(own, counts):
+                places.setdefault(shingle, []).append(number)
     warnings = []
     for first, second in (("test", "train"), ("test", "validation"), ("validation", "train")):
         pairs = []
-        for number, minhash in enumerate(hashes[first]):
-            mine, key = shingles[first][number], keys[first][number]
-            candidates = sorted(index[second].query(minhash)) if mine else []
+        for number, (mine, key) in enumerate(zip(shingles[first], keys[first], strict=True)):
+            candidates = sorted({c for shingle in _rarest(mine, counts) for c in index[second].get(shingle, ())})
             close = (c for c in candidates if keys[second][c] != key and _jaccard(mine, shingles[second][c]) >= NEAR_DUPLICATE)
             if (match := next(close, None)) is not None:
                 pairs.append((splits[first][number].id, splits[second][match].id))
@@ -184,6 +205,12 @@ def _near_duplicates(splits: Mapping[str, Sequence[Example]], keys: Mapping[str,
 
 def _shingles(words: Sequence[str], n: int) -> set[str]:
     return {" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1))} if words else set()
+
+
+def _rarest(shingles: set[str], counts: Mapping[str, int]) -> list[str]:
+    """The first n - s + 1 of n shingles, of which a near-duplicate has one among its own first."""
+    shared = math.ceil(NEAR_DUPLICATE * len(shingles) - 1e-9)
+    return sorted(shingles, key=lambda shingle: (counts[shingle], shingle))[: len(shingles) - shared + 1] if shingles else []
 
 
 def _jaccard(a: set[str], b: set[str]) -> float:

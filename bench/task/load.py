@@ -18,7 +18,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from bench.errors import BenchError, did_you_mean
 from bench.metric.text import is_abstention
 from bench.settings import shown
-from bench.task.checks import check_label_set, check_leakage, input_key, read_config
+from bench.task.checks import check_label_set, check_leakage, check_option_places, input_key, read_config
 from bench.task.rows import FORMATS, SPLITS, Row, find_file, json_type, parse_json, read_rows, read_text
 from bench.task.schema import Example, Passage, Task, TaskConfig
 
@@ -73,6 +73,7 @@ def _load(folder: Path, data: str | None, limit: int | None, train_examples: int
     if labels and (unseen := sorted(set(labels) - {target for example in splits["train"] for target in example.targets})):
         warnings.append(f"labels: {len(unseen)} of {len(labels)} have no training example, as {shown(unseen[0])}")
     warnings += check_leakage(config, splits, corpus, str(folder))
+    warnings += check_option_places(splits["test"])
     train, test = splits["train"], splits["test"][:limit]
     if train_examples is not None:
         if train_examples > len(train):
@@ -92,13 +93,18 @@ def _rank(purpose: str, key: str) -> bytes:
 
 
 def _fingerprint(task: Task) -> str:
+    chooses = task.config.kind == "multiple_choice"  # the other kinds keep the fingerprints of before there were options
     content = {
-        "config": task.config.model_dump(mode="json", exclude=set(NOT_IN_FINGERPRINT)),
+        "config": task.config.model_dump(mode="json", exclude={*NOT_IN_FINGERPRINT, *([] if chooses else ["options"])}),
         "labels": task.labels,
         "corpus": [vars(passage) for passage in task.corpus],
-        **{split: [vars(example) for example in getattr(task, split)] for split in SPLITS},
+        **{split: [_content(example) for example in getattr(task, split)] for split in SPLITS},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _content(example: Example) -> dict[str, Any]:
+    return {name: value for name, value in vars(example).items() if name != "options" or value}
 
 
 # ---------------------------------------------------------------------------------------------- rows
@@ -118,7 +124,7 @@ def _read_splits(folder: Path, config: TaskConfig, data: str | None) -> tuple[di
 
 
 def _read_folder(source: Path, config: TaskConfig) -> dict[str, list[Row]]:
-    lists = [config.target] + ([config.evidence] if config.evidence else [])
+    lists = [column for column in (config.target, config.evidence, config.options) if column]
     rows = {}
     for split in SPLITS:
         path = find_file(source, split)
@@ -148,7 +154,8 @@ def _read_hub(name: str, config: TaskConfig, where: str) -> dict[str, list[Row]]
                 raise BenchError(f'data: "{name}" has no split {split}; there are: {", ".join(map(str, loaded))}')
             continue
         table = loaded[split]
-        names = {column: feature.int2str for column, feature in table.features.items() if isinstance(feature, ClassLabel)}
+        index = config.target if config.kind == "multiple_choice" else None  # there a class number is the place of the right option
+        names = {c: feature.int2str for c, feature in table.features.items() if isinstance(feature, ClassLabel) and c != index}
         rows[split] = []
         for number, values in enumerate(table, start=1):
             classes = {c: text(values[c]) for c, text in names.items() if isinstance(values[c], int) and values[c] >= 0}
@@ -202,7 +209,8 @@ def _examples(folder: Path, config: TaskConfig, rows: Mapping[str, Sequence[Row]
         examples: dict[str, Example] = {}
         for row in split_rows:
             identity = _identity(row, split, examples)
-            targets, answerable = _targets(row, config)
+            options = _options(row, config.options) if config.options else ()
+            targets, answerable = (_right_options(row, config, options), True) if options else _targets(row, config)
             examples[identity] = Example(
                 identity,
                 template.render(row),
@@ -212,6 +220,7 @@ def _examples(folder: Path, config: TaskConfig, rows: Mapping[str, Sequence[Row]
                 _evidence(row, config.evidence, passages) if config.evidence else (),
                 {name: _slice(row, name) for name in config.slices},
                 _rationale(row, config.rationale, split) if config.rationale else None,
+                options,
             )
         splits[split] = list(examples.values())
     return splits
@@ -321,6 +330,47 @@ def _targets(row: Row, config: TaskConfig) -> tuple[tuple[str, ...], bool]:
             'what to say where there is none (abstain: ["unknown"])'
         )
     return (config.abstain[0],), False
+
+
+def _options(row: Row, name: str) -> tuple[str, ...]:
+    value, place = _column(row, name, "options"), f'{row.where}: column "{name}"'
+    if not isinstance(value, list):
+        raise BenchError(f"{place}: found {json_type(value)}, expected a list of at least two options (in a CSV file a JSON list)")
+    for option in value:
+        if not isinstance(option, str) or not option.strip():
+            found = "an empty text" if isinstance(option, str) else json_type(option)
+            raise BenchError(f"{place}: found {found} among the options, expected strings")
+    options = tuple(option.strip() for option in value)
+    if len(options) < 2:
+        raise BenchError(f"{place}: found {len(options)} option{'s' * (len(options) != 1)}, expected at least two")
+    if len(set(options)) < len(options):
+        raise BenchError(f"{place}: found the option {shown(max(options, key=options.count))} twice, expected each once")
+    return options
+
+
+def _right_options(row: Row, config: TaskConfig, options: tuple[str, ...]) -> tuple[str, ...]:
+    value, place = _column(row, config.target, "target"), f'{row.where}: column "{config.target}"'
+    right = tuple(dict.fromkeys(_option(v, options, place) for v in (value if isinstance(value, list) else [value])))
+    if not right or len(right) == len(options):
+        found = f"all {len(right)} options" if right else "an empty list"
+        raise BenchError(f"{place}: found {found}, expected at least one option, and not all of them")
+    return right
+
+
+def _option(value: object, options: tuple[str, ...], place: str) -> str:
+    """The option that a target names by its text or its index."""
+    if isinstance(value, str):
+        if value.strip() in options:
+            return value.strip()
+        # A CSV file has no numbers. Where options are digits too, reading some as texts and others as indices would be a silent mistake.
+        if value.strip() in map(str, range(len(options))) and not any(option.isdecimal() for option in options):
+            value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
+        return options[value]
+    found = shown(value) if isinstance(value, str | int | float) else json_type(value)
+    near = did_you_mean(value, options) if isinstance(value, str) and len(options) <= 10 else ""
+    hint = f"; {near}" if near.startswith("did") else ""
+    raise BenchError(f"{place}: found {found}, expected one of the item's {len(options)} options, or its index from 0{hint}")
 
 
 def _target(value: object, row: Row, config: TaskConfig) -> str:

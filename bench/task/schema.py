@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-TaskKind = Literal["qa", "classification", "summarization", "structured"]
+TaskKind = Literal["qa", "classification", "summarization", "structured", "multiple_choice"]
 
 
 class TaskConfig(BaseModel):
@@ -22,7 +22,10 @@ class TaskConfig(BaseModel):
     input: str = Field(min_length=1)
     """Jinja template over a row's columns."""
     target: str = Field(min_length=1)
-    """Column with the right answer; a list means that any one is right, an empty list that the question has no answer."""
+    """Column with the right answer; a list means that any one is right, an empty list that the question has no answer.
+    Multiple choice: the text of the right option or its index (an integer, from 0); there is always one."""
+    options: str | None = None
+    """Multiple choice: column with the item's options, a list of at least two different texts, of which the model picks one."""
     evidence: str | None = None
     """Column with the ids of the passages that hold the answer."""
     rationale: str | None = None
@@ -36,10 +39,11 @@ class TaskConfig(BaseModel):
     fields: dict[str, Literal["string", "integer", "number", "boolean"]] | None = None
     """Structured: the keys of the JSON object and their types."""
     abstain: list[str] = Field(default_factory=list)
-    """Answers that count as abstaining. A target among them marks an unanswerable item."""
+    """Answers that count as abstaining. A target among them marks an unanswerable item. Not in multiple choice: a choice is always made."""
     metrics: list[str] = Field(min_length=1)
     """The first is the primary one."""
     max_new_tokens: int = Field(default=32, ge=1)
+    """Room for the answer. Multiple choice: what a prompt leaves free for the longest option; nothing is generated."""
     data: str | None = None
     """Folder (relative to the task's) or hub id of the rows; default: the task's own folder."""
     data_config: str | None = None
@@ -62,6 +66,8 @@ class Example:
     evidence: tuple[str, ...] = ()
     slices: dict[str, str] = field(default_factory=dict)
     rationale: str | None = None
+    options: tuple[str, ...] = ()
+    """Multiple choice: what the model picks from, each once; every target is among them. Empty for the other kinds."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 world_app = typer.Typer(help="The embedded synthetic world.", no_args_is_help=True)
 base_app = typer.Typer(help="The embedded base model.", no_args_is_help=True)
-console = Console(highlight=False, markup=False)
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(text)
 
 
 @world_app.command("make-tasks")
@@ -26,7 +30,7 @@ def make_tasks(
     from bench.world.tasks import make_tasks as make
 
     make(folder, TASKS_SEED if seed is None else seed)
-    console.print(f"Written: {folder}")
+    _say(f"Written: {folder}")
 
 
 @base_app.command("train")
@@ -65,7 +69,7 @@ def base_verify(
 
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)  # at this size more threads wait for each other
-    gates = verify(folder or BASE_MODEL, n, seed, show=lambda gate: console.print(str(gate)))
-    console.print(report(gates).splitlines()[-1])
+    gates = verify(folder or BASE_MODEL, n, seed, show=lambda gate: _say(str(gate)))
+    _say(report(gates).splitlines()[-1])
     if not all(g.passed for g in gates):
         raise typer.Exit(1)

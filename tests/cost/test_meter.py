@@ -68,6 +68,44 @@ def test_a_phase_entered_again_adds_up():
     assert readings["score"].flops == 0
 
 
+def test_seconds_are_charged_to_the_open_phase_or_the_one_named():
+    meter = Meter()
+    meter.add_seconds(7000.0, 7000.0)  # nothing is measured yet
+    with meter.phase("load"):
+        pass
+    with meter.phase("tune"):
+        meter.add_seconds(100.0, 50.0)
+        meter.add_seconds(3000.0, 2000.0, "load")
+        meter.add_seconds(1000.0, 1000.0, "score")  # which is never entered
+    meter.add_seconds(8000.0, 8000.0)
+    with meter.phase("tune"):
+        meter.add_seconds(10.0, 5.0)
+        meter.add_flops(3)
+    readings = meter.readings()
+    assert list(readings) == ["load", "tune"]
+    assert (round(readings["load"].wall_seconds), round(readings["load"].cpu_seconds)) == (3000, 2000)
+    assert (round(readings["tune"].wall_seconds), round(readings["tune"].cpu_seconds)) == (110, 55)
+    assert readings["tune"].flops == 3
+    assert meter.readings() == readings, "reading twice charges once"
+
+
+def test_seconds_that_belong_elsewhere_are_taken_out():
+    meter = Meter()
+    with meter.phase("load"):
+        pass
+    loaded = meter.readings()["load"].cpu_seconds
+    with meter.phase("answer"):
+        began = time.process_time()
+        spin(0.1)
+        spent = time.process_time() - began
+        meter.add_seconds(-spent, -spent)
+        meter.add_seconds(spent, spent, "load")
+        spin(0.05)
+    readings = meter.readings()
+    assert readings["load"].cpu_seconds == pytest.approx(loaded + spent)
+    assert readings["answer"].cpu_seconds == pytest.approx(0.05, abs=0.03)
+
+
 @needs_reset
 def test_peak_memory_is_the_phases_own():
     meter = Meter()

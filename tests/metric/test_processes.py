@@ -21,12 +21,13 @@ import socket
 def refuse(*args, **kwargs): raise AssertionError("network")
 socket.socket.connect = refuse
 from bench.metric import get
+from bench.metric.hugging_face import as_evaluate
 for _ in range(3):
-    print(get("exact_match")().compute(predictions=["the Nile", "x"], references=[["Nile"], ["y"]]))
-print(get("rougeL")().compute(predictions=["dog ran"], references=["dog ran"], bootstrap=True)["rougeL_mid"])
+    print(as_evaluate(get("exact_match")()).compute(predictions=["the Nile", "x"], references=[["Nile"], ["y"]]))
+print(as_evaluate(get("rougeL")()).compute(predictions=["dog ran"], references=["dog ran"], bootstrap=True)["rougeL_mid"])
 """
 
-LIGHT = """
+LISTING = """
 import sys
 from bench.metric import describe, metric_names
 from bench.metric.score import check_metrics, corpus_value
@@ -34,7 +35,21 @@ for name in metric_names():
     assert describe(name)
 check_metrics(["exact_match", "f1"], "qa", "here")
 assert corpus_value("f1", []) is None and corpus_value("macro_f1", []) is None
-assert not {"evaluate", "torch", "transformers", "datasets"} & set(sys.modules), "heavy import"
+"""
+
+SCORING = """
+import sys
+from bench.metric.score import Answer, score
+from bench.task.load import load_task
+for name in ("product_support", "ticket_triage", "review_feedback"):
+    task = load_task(f"tasks/{name}")
+    scores = score(task, [Answer(example, example.targets[0], evidence_text="red") for example in task.test])
+    assert scores.corpus[task.primary_metric] == 1.0
+"""
+HEAVY = """
+import sys
+found = {"evaluate", "torch", "transformers", "datasets", "pandas", "scipy", "rouge_score", "nltk"} & set(sys.modules)
+assert not found, found
 """
 
 
@@ -61,8 +76,9 @@ def test_two_processes_compute_at_once_offline_with_no_folder_to_write_to(tmp_pa
         assert out == "{'exact_match': 0.5}\n" * 3 + "1.0\n"
 
 
-def test_listing_checking_and_recomputing_are_light() -> None:
-    run = start(LIGHT)
+@pytest.mark.parametrize("code", [LISTING, SCORING], ids=["listing", "scoring"])
+def test_listing_and_scoring_import_nothing_heavy(code: str) -> None:
+    run = start(code + HEAVY)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
 

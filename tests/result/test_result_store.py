@@ -4,7 +4,9 @@ import errno
 import json
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from result_samples import TRIALS, add, make_item, make_phase, make_record
 
 from bench.errors import BenchError
-from bench.result.schema import VOLATILE_ITEM_FIELDS, VOLATILE_RECORD_FIELDS, Item, Run
+from bench.result.schema import VOLATILE_ITEM_FIELDS, VOLATILE_RECORD_FIELDS, Item, Run, ScoredItem
 from bench.result.store import (
     RunFolder,
     comparable,
@@ -215,10 +217,20 @@ def test_a_wrong_record_names_file_and_key(run, change: dict[str, object], expec
 def test_broken_items_name_the_line(run, damage, expected: str) -> None:
     path = run.cell_folder("support", "rag", 0) / "items.jsonl"
     path.write_text("".join(damage(path.read_text().splitlines(keepends=True))), encoding="latin-1")
-    with pytest.raises(BenchError) as error:
-        run.read_items("support", "rag", 0)
-    assert str(path) in one_line(error)
-    assert expected in one_line(error)
+    for read in (run.read_items, run.read_scores):
+        with pytest.raises(BenchError) as error:
+            read("support", "rag", 0)
+        assert str(path) in one_line(error)
+        assert expected in one_line(error)
+
+
+def test_scores_are_a_part_of_the_items(run) -> None:
+    items, scores = run.read_items("support", "rag", 0), run.read_scores("support", "rag", 0)
+    assert len(scores) == len(items)
+    for item, score in zip(items, scores, strict=True):
+        assert {name: getattr(item, name) for name in ScoredItem.__slots__} == asdict(score)
+    for name, hint in get_type_hints(ScoredItem).items():
+        assert Item.model_fields[name].annotation == hint
 
 
 @given(st.binary(max_size=60))
@@ -233,6 +245,8 @@ def test_any_bytes_give_an_item_or_one_clear_line(data: bytes) -> None:
             assert run.read_items("t", "s", 0) == []
         except BenchError as error:
             assert "\n" not in str(error)  # noqa: PT017 - either outcome is fine
+            with pytest.raises(BenchError):
+                run.read_scores("t", "s", 0)
 
 
 # Folders that cannot be written

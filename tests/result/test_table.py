@@ -18,7 +18,7 @@ from bench.metric.text import macro_f1
 from bench.result.schema import Item, MetricValue
 from bench.result.statistics import clustered_interval
 from bench.result.store import RunFolder
-from bench.result.table import COLUMNS, build_table, print_table, render, slice_table, write_table
+from bench.result.table import COLUMNS, build_table, print_table, render, slice_table, table_rows, write_table
 
 NewRun = Callable[[str], RunFolder]
 
@@ -263,7 +263,7 @@ def test_a_run_in_which_everything_failed_still_has_a_table(new_run: NewRun) -> 
     run = new_run("run")
     run.write_record(make_record("support", "lora", 0, [], status="failed", error="broke", primary_metric=None))
     table = write_table(run)
-    assert list(table["status"]) == ["failed"]
+    assert [row["status"] for row in table] == ["failed"]
     assert "failed: broke" in (run.path / "table.md").read_text(encoding="utf-8")
     print_table(Console(file=io.StringIO()), table)
 
@@ -358,6 +358,16 @@ def test_machine_formats_keep_every_column_and_digit(run: RunFolder) -> None:
         render(table, "parquett")
 
 
+def test_rows_and_frame_render_the_same_and_csv_is_that_of_pandas(run: RunFolder) -> None:
+    add(run, make_record("support", 'odd, "name"\n', 0, [], status="failed", error="first\r\nsecond; \"third\""), [])
+    frame, rows = build_table(run), table_rows(run)
+    assert all(tuple(row) == COLUMNS for row in rows)
+    for by in ("task", "strategy"):
+        for format in ("md", "csv", "json", "latex", "parquet"):
+            assert render(rows, format, by) == render(frame, format, by)
+    assert render(rows, "csv") == frame.to_csv(index=False, lineterminator="\n")
+
+
 def test_latex_escapes_what_latex_reads(new_run: NewRun) -> None:
     run = new_run("run")
     run.write_record(make_record("my_task", "a_b", 0, [], status="failed", error=r"100% of {x} & #1 \n ~"))
@@ -371,8 +381,24 @@ def test_write_table_writes_three_files_that_are_the_same_each_time(run: RunFold
     names = ("table.md", "table.csv", "table.parquet")
     first = {name: (run.path / name).read_bytes() for name in names}
     assert first["table.md"].decode() == render(table, "md")
+    pd.testing.assert_frame_equal(pd.read_parquet(run.path / "table.parquet"), build_table(run))
     write_table(run)
     assert {name: (run.path / name).read_bytes() for name in names} == first
+    (run.path / "table.parquet").unlink()
+    (run.path / "table.md").write_text("changed by hand")
+    write_table(run)
+    assert {name: (run.path / name).read_bytes() for name in names} == first
+
+
+def test_write_table_follows_the_records(run: RunFolder) -> None:
+    write_table(run)
+    items = scored(0.9)
+    add(run, make_record("support", "few-shot", 0, items), items)
+    rows = write_table(run)
+    assert "few-shot" in {row["strategy"] for row in rows}
+    pd.testing.assert_frame_equal(pd.read_parquet(run.path / "table.parquet"), build_table(run))
+    assert "few-shot" in (run.path / "table.md").read_text()
+    assert (run.path / "table.csv").read_text() == render(rows, "csv")
 
 
 def test_the_terminal_table_fits_120_columns(new_run: NewRun) -> None:

@@ -1,11 +1,11 @@
 """Cells in processes of their own: what fails is contained, what is done is kept."""
 
 import json
-import os
-import signal
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bench.model.source import locate
@@ -139,16 +139,30 @@ def test_the_other_seeds_do_not_search_for_themselves(make_task: Callable[..., P
 
 
 class Killer(Log):
-    """Kills a cell's process once it says that it answers."""
+    """Kills the first cell's process once it says that it answers, or the one that it was forked from."""
+
+    def __init__(self, stem: bool = False) -> None:
+        super().__init__()
+        self.stem = stem
+        self.cells: list[psutil.Process] = []
 
     def phase(self, cell: Cell, text: str) -> None:
+        if text.startswith("answer") and not any(p.startswith("answer") for p in self.phases):
+            for stem in multiprocessing.active_children():
+                self.cells = psutil.Process(stem.pid).children()
+                for process in [psutil.Process(stem.pid)] if self.stem else self.cells:
+                    process.kill()
         super().phase(cell, text)
-        if text.startswith("answer"):
-            import multiprocessing
 
-            for child in multiprocessing.active_children():
-                if child.pid:
-                    os.kill(child.pid, signal.SIGKILL)
+
+def test_a_killed_stem_takes_its_cell_along_and_the_others_go_on(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    cells = cells_of(make_task(n=600), ["zero-shot", "few-shot"])
+    killer = Killer(stem=True)
+    outcome = run_cells(cells, RunFolder(tmp_path / "run").create(), tmp_path / "stores", 1, killer)
+    assert [(r.strategy, r.error) for r in outcome.failed] == [("zero-shot", "the process that cells are forked from has ended")]
+    assert outcome.ok == len(cells) - 1
+    gone, alive = psutil.wait_procs(killer.cells, timeout=10)
+    assert (len(gone), alive) == (1, [])
 
 
 def test_a_killed_cell_is_a_failed_record(make_task: Callable[..., Path], tmp_path: Path) -> None:

@@ -179,14 +179,46 @@ def test_training_lowers_the_loss(name: str) -> None:
     assert after < 0.8 * before
 
 
+def tied(model: Any, messages: list[dict[str, str]], one: str, other: str) -> bool:
+    """Whether two answers are equal, or the tokens with which they part are within 1e-4 in log-probability."""
+    (a, n), (b, _) = model.training_ids(messages, one), model.training_ids(messages, other)
+    part = next((i for i in range(n, min(len(a), len(b))) if a[i] != b[i]), None)
+    if part is None:
+        return a == b
+    with torch.no_grad():
+        both = [-model.loss([(row[: part + 1], part)]).item() for row in (a, b)]
+    return abs(both[0] - both[1]) <= 1e-4
+
+
 @pytest.mark.parametrize("name", PRESETS)
-def test_answers_in_a_batch_are_those_of_single_prompts(name: str) -> None:
+def test_answers_and_scores_depend_neither_on_the_batch_nor_on_the_cache(name: str) -> None:
     model = trained(name)[0]
     assert model.window == 512 - VIRTUAL.get(name, 0)
-    prompts = [model.prompt_ids(m) for m in asked(model, 5)]
-    together, alone = answers(model, prompts), [answers(model, [p])[0] for p in prompts]
-    assert [g.text for g in together] == [g.text for g in alone]
-    assert [g.logprob for g in together] == pytest.approx([g.logprob for g in alone], abs=1e-4)
+    shown = [{"role": "user", "content": f"{TEXT}\n\nWhat is the weight of Zorba Mini?"}, {"role": "assistant", "content": "2 kg"}]
+    conversations = [[*shown, *messages] for messages in asked(model, 66)]
+    prompts = [model.prompt_ids(m) for m in conversations]
+    options = [["red", "dark blue", "unknown", "made of green glass"][: 2 + i % 3] for i in range(len(prompts))]
+    option_ids = model.option_ids(conversations, prompts, options)
+    shares, rows = model.shared_prefix, model.batcher.rows
+    assert shares is (name not in VIRTUAL)
+    found: dict[tuple[bool, int], tuple[list[Any], list[Any]]] = {}
+    try:
+        for model.shared_prefix in {False, shares}:
+            for model.batcher.rows, n in {1: 6, 8: 20, 64: len(prompts)}.items():  # in small batches, some are enough
+                chosen = dict(pair for batch in model.choose(prompts[:n], options[:n], option_ids[:n]) for pair in batch)
+                found[model.shared_prefix, model.batcher.rows] = answers(model, prompts[:n]), [chosen[i] for i in range(n)]
+                assert {g.cached_tokens > 0 for g in chosen.values()} == {False, model.shared_prefix}
+    finally:
+        model.shared_prefix, model.batcher.rows = shares, rows
+    written, chosen_alone = found[False, 64]
+    for others, choices in found.values():
+        for messages, one, other in zip(conversations, written, others, strict=False):
+            assert tied(model, messages, one.text, other.text)
+            if one.text == other.text:
+                assert (one.logprob, one.completion_tokens) == (pytest.approx(other.logprob, abs=1e-4), other.completion_tokens)
+        for one, other in zip(chosen_alone, choices, strict=False):
+            assert one.option_logprobs == pytest.approx(other.option_logprobs, abs=1e-4)
+            assert one.text == other.text or abs(one.logprob - other.logprob) <= 1e-4
 
 
 @pytest.mark.parametrize("name", PRESETS)

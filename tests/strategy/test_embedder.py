@@ -10,7 +10,7 @@ import pytest
 
 from bench.errors import BenchError
 from bench.strategy import embedder as module
-from bench.strategy.embedder import Embedder
+from bench.strategy.embedder import Embedder, embedder_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_code_that_comes_with_a_model_is_not_run(folder: Path) -> None:
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "own_code.py").write_text(f"open({str(folder / 'ran')!r}, 'w').close()\nclass Pooling: pass\n")
     with pytest.raises(BenchError, match=r"cannot be loaded from .*own_code\.Pooling"):
-        Embedder(str(folder))
+        Embedder(str(folder)).embed(["a"])
     assert not (folder / "ran").exists()
 
 
@@ -123,8 +123,6 @@ def test_code_that_comes_with_a_model_is_not_run(folder: Path) -> None:
         ("modules.json", '[{"type": "x"}]', "modules.json: found no list of modules"),
         ("modules.json", None, r"modules\.json is missing; expected a folder of a sentence-transformers model"),
         ("model.safetensors", None, r"found no weights in .*; expected \*\.safetensors"),
-        ("model.safetensors", "cut short", "cannot be loaded from"),
-        ("config.json", "{", "cannot be loaded from"),
     ],
 )
 def test_broken_folders_are_named_in_one_line(folder: Path, file: str, content: str | None, message: str) -> None:
@@ -134,6 +132,42 @@ def test_broken_folders_are_named_in_one_line(folder: Path, file: str, content: 
     with pytest.raises(BenchError, match=message) as caught:
         Embedder(str(folder))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("file", "content"), [("model.safetensors", "cut short"), ("config.json", "{")])
+def test_what_cannot_be_loaded_is_named_in_one_line_at_the_first_text(folder: Path, file: str, content: str) -> None:
+    (folder / file).unlink()
+    (folder / file).write_text(content)
+    broken = Embedder(str(folder))
+    for _ in range(2):
+        with pytest.raises(BenchError, match="cannot be loaded from") as caught:
+            broken.embed(["a"])
+        assert "\n" not in str(caught.value)
+    assert broken.load_seconds == (0.0, 0.0)
+
+
+def test_a_model_is_loaded_by_its_first_text_and_once() -> None:
+    embedder = Embedder()
+    assert embedder.load_seconds == (0.0, 0.0)
+    embedder.embed(["a"])
+    first = embedder.load_seconds
+    assert first > (0.0, 0.0)
+    embedder.embed(["b"], role="query")
+    assert embedder.load_seconds == first
+    unread = Embedder()
+    assert unread.dimension == 384
+    assert unread.load_seconds > (0.0, 0.0)
+
+
+def test_weights_that_change_are_hashed_again(folder: Path) -> None:
+    before = embedder_fingerprint(str(folder))
+    assert embedder_fingerprint(str(folder)) == before
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.unlink()
+    weights.write_bytes(content)
+    assert embedder_fingerprint(str(folder)) != before
 
 
 def test_a_file_and_an_unknown_name_are_refused(tmp_path: Path) -> None:

@@ -420,6 +420,17 @@ def test_raft_draws_the_same_in_every_version(tmp_path: Path, angles: Any) -> No
     ]
 
 
+def test_trials_share_an_index_of_words_and_another_corpus_or_cut_does_not(tmp_path: Path) -> None:
+    first, second = retriever(tmp_path, search="lexical", top_k=1), retriever(tmp_path, search="lexical", top_k=4)
+    assert first._lexical is second._lexical
+    assert documents(second.find([POWER])) == [("radio", "lamp")]
+    cut = retriever(tmp_path, search="lexical", chunk_words=5, chunk_overlap=0)
+    other = retriever(tmp_path, None, task_of([replace(CORPUS[0], text="The batteries are flat."), *CORPUS[1:]]), search="lexical")
+    assert cut._lexical is not first._lexical
+    assert documents(other.find([POWER]))[0][0] == "kettle"
+    assert documents(first.find([POWER])) == [("radio",)]
+
+
 # ------------------------------------------------------------------------------------------------ a real task
 
 

@@ -92,6 +92,9 @@ def a_task(kind: str = "qa", corpus: bool = False, **settings: object) -> Task:
     return Task("t", Path(), config, (), (), (), corpus=(object(),) if corpus else ())  # type: ignore[arg-type]
 
 
+CHOICE = a_task("multiple_choice", options="o")
+
+
 @pytest.mark.parametrize(
     ("strategy", "task", "kind", "reason"),
     [
@@ -117,11 +120,40 @@ def a_task(kind: str = "qa", corpus: bool = False, **settings: object) -> Task:
         ("zero-shot", a_task("classification"), "encoder", "before it is trained"),
         ("few-shot-lora", a_task("classification"), "encoder", "reads the input alone"),
         ("majority", a_task("classification"), "encoder", None),
+        ("zero-shot", CHOICE, "causal", None),
+        ("few-shot", CHOICE, "causal", None),
+        ("majority", CHOICE, "causal", None),
+        ("lora", CHOICE, "causal", None),
+        ("rag", a_task("multiple_choice", corpus=True, options="o"), "causal", None),
+        ("zero-shot-cot", CHOICE, "causal", "writes no chain of thought"),
+        ("few-shot-cot", CHOICE, "causal", "writes no chain of thought"),
+        ("rag-cite", a_task("multiple_choice", corpus=True, options="o"), "causal", "writes no citation"),
+        ("dpo", CHOICE, "causal", "preference training needs answers that the model writes"),
+        ("grpo", CHOICE, "causal", "preference training needs answers that the model writes"),
+        ("features", CHOICE, "causal", "no classification task"),
+        ("lora", CHOICE, "encoder", "classification tasks only"),
+        ("always-abstain", CHOICE, "causal", "no abstention phrase"),
+        ("first-sentence", CHOICE, "causal", "only a summarization task"),
+        ("rag-abstain", a_task("multiple_choice", corpus=True, options="o"), "causal", "no abstention phrase"),
     ],
 )
 def test_what_has_no_meaning_is_said_with_its_reason(strategy: str, task: Task, kind: str, reason: str | None) -> None:
     found = load_strategy(strategy)[1].not_applicable(task, kind)  # type: ignore[arg-type]
     assert found is None if reason is None else found is not None and reason in found
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "more", "reason"),
+    [
+        ("prompt.chain_of_thought", [None, "Think first."], {}, "writes no chain of thought"),
+        ("prompt.cite", [False, True], {"retrieval": {"search": "lexical"}}, "writes no citation"),
+        ("tuning.objective", ["answers", "dpo"], {"tuning": {"method": "lora"}}, "preference training"),
+    ],
+)
+def test_a_search_over_what_a_choice_cannot_have_is_refused(axis: str, values: list[object], more: dict[str, object], reason: str) -> None:
+    task = a_task("multiple_choice", corpus=True, options="o")
+    assert reason in (Strategy.model_validate({"search": {axis: values}, **more}).not_applicable(task) or "")
+    assert Strategy.model_validate(more).not_applicable(task) is None
 
 
 def test_settings_are_filled_in() -> None:

@@ -16,7 +16,7 @@ from bench.task.schema import TaskConfig
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "add-a-task.md"
-KINDS = ["qa", "classification", "summarization", "structured"]
+KINDS = ["qa", "classification", "summarization", "structured", "multiple_choice"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,12 +109,38 @@ def test_rationales_are_measured(tmp_path: Path) -> None:
     assert "rationales: 3, median words 4, at most 9" in validate(tmp_path / "c")
 
 
+def test_validate_says_what_rules_that_read_no_question_score(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    new_task(folder, "multiple_choice")
+    rows = [
+        {"question": "first of them", "options": ["a b", "c d", "e", "f g h"], "answer": [0, 2]},
+        {"question": "second of them", "options": ["h", "i j"], "answer": "i j"},
+    ]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = [{"question": f"{word} question here", "options": ["x", "y"], "answer": 1} for word in ("one", "two")]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
+    lines = validate(folder)
+    assert "options: 2 to 4 an item, median words 2" in lines
+    assert "baseline: picking at random is right for 50.0% of test" in lines
+    assert "baseline: picking number 2, the most frequent place in train, is right for 50.0% of test" in lines
+    assert "baseline: picking the longest option is right for 50.0% of test" in lines
+    assert 'baseline: the most frequent answer of train, "y", is right for 0.0% of test' in lines
+
+
+def test_a_new_multiple_choice_sets_nothing_that_only_generation_reads(tmp_path: Path) -> None:
+    new_task(tmp_path / "m", "multiple_choice")
+    text = (tmp_path / "m" / "task.yaml").read_text()
+    assert "max_new_tokens" not in text
+    assert "rationale" not in text
+    assert "options: options\n" in text
+
+
 # ---------------------------------------------------------------------------------------------- the guide
 
 
-def guide_files() -> dict[str, str]:
-    """The fenced blocks of the worked example, by the file name that stands in front of each."""
-    example = GUIDE.read_text().partition("## A worked example")[2].partition("\n## ")[0]
+def guide_files(section: str = "A worked example") -> dict[str, str]:
+    """The fenced blocks of an example, by the file name that stands in front of each."""
+    example = GUIDE.read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
     return dict(re.findall(r"^`([\w.]+)`:\n\n```\w+\n(.*?)^```$", example, re.MULTILINE | re.DOTALL))
 
 
@@ -129,6 +155,31 @@ def test_the_example_in_the_guide_loads(tmp_path: Path) -> None:
     assert any(not e.answerable for e in task.test)
     assert len(task.warnings) == 1  # validation is carved out
     assert task.warnings[0] in GUIDE.read_text()
+
+
+def test_the_multiple_choice_in_the_guide_loads(tmp_path: Path) -> None:
+    files = guide_files("Multiple choice")
+    assert set(files) == {"task.yaml", "train.csv", "validation.jsonl", "test.jsonl"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    task = load_task(tmp_path)
+    assert task.config.kind == "multiple_choice"
+    assert task.warnings == ()
+    assert all(set(e.targets) < set(e.options) for e in (*task.train, *task.validation, *task.test))
+
+
+def test_the_letters_in_the_guide_load(tmp_path: Path) -> None:
+    lettered = re.search(r"^```yaml\n(input: .*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    assert lettered
+    (tmp_path / "task.yaml").write_text(f"kind: multiple_choice\ninstruction: Answer.\nmetrics: [accuracy]\n{lettered[1]}")
+    for number, split in enumerate(("train", "validation", "test")):
+        row = {"question": f"{split} {number}?", "texts": ["one", "two", "three", f"x{number}"], "letters": ["A", "B", "C", "D"]}
+        answers = [{**row, "answer": "B"}, {**row, "question": f"Or {number * 7} {split}?", "answer": 1}]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    task = load_task(tmp_path)
+    assert task.test[0].input == "test 2? A. one B. two C. three D. x2"
+    assert {e.targets for e in task.test} == {("B",)}
+    assert task.warnings == ()
 
 
 def test_the_guide_explains_every_key() -> None:

@@ -45,7 +45,7 @@ def rows_error(path: Path, content: str | bytes) -> str:
     [
         ({"instrution": "x"}, ' unknown key "instrution"; did you mean "instruction"?'),
         ({"kind": "clasification"}, ' kind: found "clasification"; did you mean "classification"?'),
-        ({"kind": 3}, " kind: found 3; expected one of: classification, qa, structured, summarization"),
+        ({"kind": 3}, " kind: found 3; expected one of: classification, multiple_choice, qa, structured, summarization"),
         ({"metrics": []}, " metrics: found [], expected"),
         ({"metrics": ["exactmatch"]}, ' metrics: unknown metric "exactmatch"; did you mean "exact_match"?'),
         ({"max_new_tokens": 0}, " max_new_tokens: found 0, expected greater than or equal to 1"),
@@ -53,6 +53,13 @@ def rows_error(path: Path, content: str | bytes) -> str:
         ({"abstain": [""]}, " abstain: found an empty phrase"),
         ({"labels": ["a", "b"]}, " labels: has a meaning for kind classification only, found kind qa"),
         ({"fields": {"a": "string"}}, " fields: has a meaning for kind structured only, found kind qa"),
+        ({"options": "choices"}, " options: has a meaning for kind multiple_choice only, found kind qa"),
+        ({"kind": "multiple_choice"}, " options: is missing, expected the column with the options"),
+        ({"kind": "multiple_choice", "options": "o", "labels": ["a", "b"]}, " labels: has a meaning for kind classification only"),
+        ({"kind": "multiple_choice", "options": "o", "fields": {"a": "string"}}, " fields: has a meaning for kind structured only"),
+        ({"kind": "multiple_choice", "options": "o", "abstain": ["unknown"]}, " abstain: has no meaning for kind multiple_choice"),
+        ({"kind": "multiple_choice", "options": "o", "rationale": "why"}, " rationale: has no meaning for kind multiple_choice"),
+        ({"kind": "multiple_choice", "options": ["a", "b"]}, " options: found"),
         ({"shared_clusters": "alow"}, ' shared_clusters: found "alow"; did you mean "allow"?'),
     ],
 )
@@ -156,9 +163,9 @@ def leaks(
     return check_leakage(TaskConfig(**{**QA, **config}), splits, corpus or [], "folder")
 
 
-def texts(count: int, words: int, seed: int) -> list[str]:
+def texts(count: int, words: int, seed: int, vocabulary: int = 5000) -> list[str]:
     rng = random.Random(seed)
-    return [" ".join(f"w{rng.randrange(5000)}" for _ in range(words)) for _ in range(count)]
+    return [" ".join(f"w{rng.randrange(vocabulary)}" for _ in range(words)) for _ in range(count)]
 
 
 def test_clean_splits_give_no_warning() -> None:
@@ -213,15 +220,16 @@ def test_a_near_duplicate_is_a_warning_with_an_example() -> None:
     assert said.endswith('as "s0" and "r1"')
 
 
-def test_near_duplicates_are_those_that_a_full_comparison_finds() -> None:
-    rng = random.Random(5)
-    train_texts = texts(60, 12, 3)
+@pytest.mark.parametrize(("length", "vocabulary", "seed"), [(12, 5000, 5), (18, 5000, 6), (7, 5000, 7), (12, 3, 8), (18, 4, 9)])
+def test_near_duplicates_are_those_that_a_full_comparison_finds(length: int, vocabulary: int, seed: int) -> None:
+    rng = random.Random(seed)
+    train_texts = texts(60, length, 3, vocabulary)
     test_texts = []
     for text in train_texts:
         words = text.split()
-        for at in rng.sample(range(12), rng.randrange(3)):
+        for at in rng.sample(range(length), rng.randrange(3)):
             words[at] = "changed"
-        test_texts.append(" ".join([*words, "and", "more"][: rng.randrange(11, 15)]))
+        test_texts.append(" ".join([*words, "and", "more"][: rng.randrange(length - 1, length + 3)]))
     test_texts = [t for t in test_texts if t not in train_texts]
 
     def shingles(text: str) -> set[tuple[str, ...]]:

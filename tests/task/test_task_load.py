@@ -134,6 +134,153 @@ def test_a_wrong_structured_target_is_an_error(tmp_path: Path, target: Any, said
     assert said in message
 
 
+CHOICE = {"kind": "multiple_choice", "options": "options", "metrics": ["accuracy"]}
+
+
+def choices(split: str, count: int = 4, answer: Any = 1) -> list[dict[str, Any]]:
+    made = rows(split, count, options=["red ", "green", "Green"])
+    return [{**row, "answers": answer} for row in made]
+
+
+def write_choices(folder: Path, config: dict[str, Any] | None = None, **splits: list[dict[str, Any]]) -> Path:
+    all_splits = {split: splits.get(split, choices(split)) for split in ("train", "validation", "test")}
+    return write(folder, {**CHOICE, **(config or {})}, **all_splits)
+
+
+@pytest.mark.parametrize(
+    ("target", "right"),
+    [
+        ("green", ("green",)),
+        ("Green", ("Green",)),  # case tells options apart
+        (" red", ("red",)),
+        (0, ("red",)),
+        (2, ("Green",)),
+        ("2", ("Green",)),  # as a CSV file has it
+        (["Green", "red"], ("Green", "red")),
+        ([2, "Green", 0], ("Green", "red")),
+    ],
+)
+def test_a_right_option_is_named_by_text_or_index(tmp_path: Path, target: Any, right: tuple[str, ...]) -> None:
+    (example, *_) = load_task(write_choices(tmp_path, test=choices("test", answer=target))).test
+    assert example.options == ("red", "green", "Green")
+    assert example.targets == right
+    assert example.answerable
+
+
+@pytest.mark.parametrize("target", ["2", 2])
+def test_a_number_among_the_options_is_a_text_and_a_number_in_json_an_index(tmp_path: Path, target: Any) -> None:
+    numbers = [{"question": "how many", "options": ["1", "2", "4"], "answers": target}]
+    task = load_task(write_choices(tmp_path, test=numbers))
+    assert task.test[0].targets == (("2",) if target == "2" else ("4",))
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (3, "found 3, expected one of the item's 3 options, or its index from 0"),
+        (-1, "found -1, expected one of"),
+        ("3", 'found "3", expected one of'),
+        (1.0, "found 1.0, expected one of"),
+        (True, "found True, expected one of"),
+        (None, "found null, expected one of"),
+        ("", 'found "", expected one of'),
+        ("greeen", 'or its index from 0; did you mean "green"?'),
+        ({"a": 1}, "found an object, expected one of"),
+        ([1, "blue"], 'found "blue", expected one of'),
+        ([[1]], "found a list, expected one of"),
+        ([], "found an empty list, expected at least one option, and not all of them"),
+        ([0, 1, 2], "found all 3 options, expected at least one option, and not all of them"),
+    ],
+)
+def test_a_target_that_is_no_option_is_an_error(tmp_path: Path, target: Any, said: str) -> None:
+    message = error_of(write_choices(tmp_path, train=choices("train", answer=target)))
+    assert message.startswith(f'{tmp_path / "train.jsonl"}:1: column "answers": ')
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["a"], "found 1 option, expected at least two"),
+        ([], "found 0 options, expected at least two"),
+        (["a", "b", "a "], 'found the option "a" twice, expected each once'),
+        (["a", " "], "found an empty text among the options, expected strings"),
+        (["a", 2], "found a number among the options, expected strings"),
+        (["a", None], "found null among the options, expected strings"),
+        (["a", ["b"]], "found a list among the options, expected strings"),
+        ("a, b", "found a string, expected a list of at least two options (in a CSV file a JSON list)"),
+        ({"text": ["a", "b"]}, "found an object, expected a list"),
+        (None, "found null, expected a list"),
+    ],
+)
+def test_wrong_options_are_an_error(tmp_path: Path, options: Any, said: str) -> None:
+    message = error_of(write_choices(tmp_path, test=[{**row, "options": options, "answers": 0} for row in choices("test")]))
+    assert message == f'{tmp_path / "test.jsonl"}:1: column "options": {said}' + (
+        " of at least two options (in a CSV file a JSON list)" if said.endswith("a list") else ""
+    )
+
+
+def test_numbers_as_options_leave_no_index_in_text(tmp_path: Path) -> None:
+    # Some rows' "0" would be the first option and others' the option 0, without a word.
+    numbers = [{"question": "how many", "options": ["1", "2", "4"], "answers": "0"}]
+    assert 'found "0", expected one of the item\'s 3 options' in error_of(write_choices(tmp_path, test=numbers))
+
+
+def test_a_missing_options_column_is_named(tmp_path: Path) -> None:
+    assert 'options: found no column "option"; did you mean "options"?' in error_of(write_choices(tmp_path, {"options": "option"}))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("answer", [2, "Green", ["Green", "red"]])
+def test_options_of_every_format_give_the_same_task(tmp_path: Path, suffix: str, answer: Any) -> None:
+    import pandas as pd
+
+    splits = {split: choices(split, answer=answer) for split in ("train", "validation", "test")}
+    expected = load_task(write_choices(tmp_path / "jsonl", **splits))
+    folder = write(tmp_path / "other", CHOICE, train=[], validation=[], test=[])
+    for split, values in splits.items():
+        table = pd.DataFrame(values)
+        if suffix == "csv":
+            as_cell = (lambda v: json.dumps(v)) if isinstance(answer, list) else (lambda v: v)
+            table.assign(options=table["options"].map(json.dumps), answers=table["answers"].map(as_cell)).to_csv(
+                folder / f"{split}.csv", index=False
+            )
+        else:
+            table.to_parquet(folder / f"{split}.parquet")
+    assert load_task(folder).fingerprint == expected.fingerprint
+
+
+def test_the_input_may_show_the_options(tmp_path: Path) -> None:
+    shown = "{{ question }}{% for option in options %} {{ 'ABCDE'[loop.index0] }}. {{ option | trim }}{% endfor %}"
+    assert load_task(write_choices(tmp_path, {"input": shown})).test[0].input == f"{question(2000)} A. red B. green C. Green"
+
+
+def test_the_options_are_part_of_the_fingerprint(tmp_path: Path) -> None:
+    more = [{**row, "options": ["red", "green", "Green", "blue"]} for row in choices("test")]
+    a, b = load_task(write_choices(tmp_path / "a")), load_task(write_choices(tmp_path / "b", test=more))
+    assert a.fingerprint != b.fingerprint
+    assert load_task(write(tmp_path / "c")).test[0].options == ()
+
+
+def test_leakage_is_checked_as_for_questions(tmp_path: Path) -> None:
+    message = error_of(write_choices(tmp_path, train=[{**row, "id": None} for row in choices("test")]))
+    assert "4 of 4 test inputs stand in train too (4 with the same answer)" in message
+
+
+@pytest.mark.parametrize(("first", "warned"), [(20, True), (13, True), (12, False)])
+def test_a_right_option_that_keeps_its_place_is_a_warning(tmp_path: Path, first: int, warned: bool) -> None:
+    test = [{**row, "options": [f"x{i}", f"y{i}"], "answers": int(i >= first)} for i, row in enumerate(choices("test", 20))]
+    found = [w for w in load_task(write_choices(tmp_path, test=test)).warnings if "the right option" in w]
+    said = f"test: the right option is number 1 in {first} of 20 items, expected a mix; shuffle each item's options"
+    assert found == ([said] if warned else [])
+
+
+def test_few_items_or_the_same_labels_for_all_have_no_place_to_warn_of(tmp_path: Path) -> None:
+    few = [{**row, "options": [f"x{i}", f"y{i}"], "answers": 0} for i, row in enumerate(choices("test", 19))]
+    assert load_task(write_choices(tmp_path / "few", test=few)).warnings == ()
+    assert load_task(write_choices(tmp_path / "labels", test=choices("test", 30))).warnings == ()
+
+
 def test_an_object_is_no_target_of_another_kind(tmp_path: Path) -> None:
     folder = write(tmp_path, train=[{"question": "q", "answers": {"a": 1}}])
     assert "found an object, expected a string, number or boolean" in error_of(folder)
@@ -382,6 +529,27 @@ def test_rows_may_be_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert task.test[1].targets == ("yes",)
     assert task.warnings == ()
     assert "without a revision" in load_task(write(tmp_path, {**CLASSES, "data": "org/some-set"}, **empty)).warnings[0]
+
+
+def test_a_class_number_of_the_hub_is_the_index_of_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    features = datasets.Features(
+        {
+            "question": datasets.Value("string"),
+            "options": datasets.List(datasets.Value("string")),
+            "answers": datasets.ClassLabel(names=["A", "B"]),
+        }
+    )
+
+    def table(start: int) -> Any:
+        values = {"question": [question(start), question(start + 1)], "options": [["x", "y"], ["z", "w"]], "answers": [1, 0]}
+        return datasets.Dataset.from_dict(values, features=features)
+
+    splits = datasets.DatasetDict({"train": table(0), "validation": table(100), "test": table(200)})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: splits)
+    folder = write(tmp_path, {**CHOICE, "data": "org/name", "revision": "a1b2"}, train=[], validation=[], test=[])
+    assert [e.targets for e in load_task(folder).test] == [("y",), ("z",)]
 
 
 def test_a_hub_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
