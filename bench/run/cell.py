@@ -42,6 +42,7 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
 
     Raises whatever went wrong: the caller turns it into a failed record.
     """
+    folder.cell_folder(cell.task.name, cell.strategy_name, cell.seed).mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     meter = Meter(device)
     present = set(stores.glob("*"))

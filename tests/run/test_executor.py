@@ -130,6 +130,41 @@ def test_a_record_of_another_identity_is_kept_aside(make_task: Callable[..., Pat
     assert [json.loads(f.read_text())["cell_id"] for f in kept] == [before.cell_id]
 
 
+def test_a_choice_is_scored_by_the_options_likelihood(make_task: Callable[..., Path], fast: list[str], tmp_path: Path) -> None:
+    options = [["zek", "pol", "dark zek"], ["pol", "zek"]]
+    rows = {
+        split: [{"id": f"{split}{i}", "text": f"{split} {i}", "of": options[i % 2], "right": i % 2} for i in range(n)]
+        for split, n in (("train", 12), ("validation", 6), ("test", 12))
+    }
+    metrics = ["accuracy", "accuracy_normalized"]
+    task = make_task(rows=rows, kind="multiple_choice", instruction="Pick one.", options="of", target="right", metrics=metrics)
+    cells = cells_of(task, ["majority", "zero-shot", "few-shot", "zero-shot-cot", "rag-oracle", fast[0]], seeds=[0])
+    outcome, _ = run(cells, tmp_path / "run")
+    assert (outcome.ok, outcome.skipped, outcome.failed) == (4, 2, [])
+    folder = RunFolder(tmp_path / "run")
+    for name in ("zero-shot", "few-shot", "lora-fast"):
+        record, items = folder.read_record("colors", name, 0), folder.read_items("colors", name, 0)
+        assert record
+        assert set(record.metrics) >= {"accuracy", "accuracy_normalized"}
+        assert record.config["batch_rows"] == 64
+        assert record.phases["answer"].flops > 0
+        for item, row in zip(items, rows["test"], strict=True):
+            assert item.option_logprobs
+            assert len(item.option_logprobs) == len(row["of"])
+            assert item.prediction == row["of"][item.option_logprobs.index(max(item.option_logprobs))]
+            assert (item.logprob, item.outcome == "correct") == (max(item.option_logprobs), item.prediction == row["of"][row["right"]])
+    majority = folder.read_items("colors", "majority", 0)
+    assert {i.prediction for i in majority} == {"zek"}
+    assert {i.option_logprobs for i in majority} == {None}
+
+
+def test_a_base_that_was_loaded_for_all_is_charged_to_each(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    cells = cells_of(make_task(), ["zero-shot", "few-shot"], seeds=[0])
+    run(cells, tmp_path / "run", workers=1)
+    seconds = [RunFolder(tmp_path / "run").read_record("colors", c.strategy_name, 0).phases["load"].cpu_seconds for c in cells]  # type: ignore[union-attr]
+    assert min(seconds) > 0.01
+
+
 def test_the_other_seeds_do_not_search_for_themselves(make_task: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("tuning: {method: lora, targets: [nothing]}\nsearch: {tuning.learning_rate: [1.0e-3, 1.0e-4]}\n")
     outcome, _ = run(cells_of(make_task(), [str(tmp_path / "bad.yaml")]), tmp_path / "run")
