@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from bench.environment import environment
 from bench.errors import BenchError
 from bench.model.source import ModelSource
 from bench.result.store import RunFolder
@@ -90,6 +91,7 @@ def _serve(events: Connection, imports: tuple[str, ...], source: ModelSource, ru
 
     with contextlib.suppress(BenchError):  # the cells will say so, each in its record
         preload(source)
+    environment()  # kept for the records of all cells: it asks git
     gc.freeze()  # a collection would touch, and so copy, the pages that forks share
     gc.enable()
     context = multiprocessing.get_context("fork")
