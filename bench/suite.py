@@ -22,7 +22,7 @@ from bench.task.load import load_task
 from bench.task.schema import Task
 
 # Raise when prompts, training or decoding change in a way that changes answers; part of every cell id.
-PIPELINE_VERSION = 2
+PIPELINE_VERSION = 3
 
 
 class Budget(BaseModel):

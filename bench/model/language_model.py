@@ -333,7 +333,7 @@ class LanguageModel:
             rows = greedy(self.network, prefix, rests, max_new_tokens, self._is_over, self.device)
             return [_Answer(self.answer(ids)[0], logprob, len(ids)) for ids, logprob in rows]
 
-        yield from self._in_batches(prompts, [max_new_tokens] * len(prompts), prefix, work, skip)
+        yield from self._in_batches(prompts, [max_new_tokens] * len(prompts), prefix, work, skip, generates=True)
 
     def choose(
         self,
@@ -373,6 +373,7 @@ class LanguageModel:
         prefix: SharedPrefix | None,
         work: Callable[[list[int]], list[_Answer]],
         skip: Collection[int],
+        generates: bool = False,
     ) -> Iterator[list[tuple[int, Generation]]]:
         """Run `work` on batches; `more`: the tokens to compute behind each prompt."""
         shared = prefix.length if prefix else 0
@@ -389,7 +390,7 @@ class LanguageModel:
                 answers = work(batch)
             return answers, (time.perf_counter() - began) / len(batch)
 
-        for batch, (answers, seconds) in self.batcher.run(computed, timed, skip, row_bytes):
+        for batch, (answers, seconds) in self.batcher.run(computed, timed, skip, row_bytes, generates):
             yield [
                 (i, Generation(a.text, a.logprob, len(prompts[i]), 0 if i == first else shared, a.n_tokens, seconds, a.option_logprobs))
                 for i, a in zip(batch, answers, strict=True)

@@ -211,9 +211,10 @@ def batcher() -> Batcher:
 
 
 def test_batches_hold_the_longest_first_within_their_budgets(batcher: Batcher) -> None:
-    batcher.rows, batcher.tokens = 4, 20
-    made = [batch for batch, _ in batcher.run([1, 10, 3, 9, 2, 2, 2, 2, 30], list)]
-    assert made == [[8], [1, 3], [2, 4, 5, 6], [7, 0]]
+    batcher.rows, batcher.tokens_at_once, batcher.tokens = 4, 20, 30
+    tokens = [1, 10, 3, 9, 2, 2, 2, 2, 30]
+    assert [batch for batch, _ in batcher.run(tokens, list)] == [[8], [1, 3], [2, 4, 5, 6], [7, 0]]
+    assert [batch for batch, _ in batcher.run(tokens, list, generates=True)] == [[8], [1, 3, 2], [4, 5, 6, 7], [0]]
     batcher.bytes = 100
     assert [batch for batch, _ in batcher.run([1] * 5, list, bytes_per_row=lambda i: 50.0)] == [[0, 1], [2, 3], [4]]
     assert [batch for batch, _ in batcher.run([1] * 2, list, bytes_per_row=lambda i: 500.0)] == [[0], [1]]
