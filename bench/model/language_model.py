@@ -24,7 +24,7 @@ Message = dict[str, str]
 
 IGNORED = -100
 """The label of positions that no loss is computed for."""
-MIN_SHARED_PREFIX = 16
+MIN_SHARED_PREFIX = 8
 OPTION_CONTEXT = 200
 """Characters of a prompt's end with which an option is tokenised; more take longer and change nothing."""
 

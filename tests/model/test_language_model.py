@@ -8,6 +8,7 @@ from real_data import shared
 
 from bench.errors import BenchError
 from bench.model.language_model import LanguageModel
+from bench.model.load import preload, take_preloaded
 from bench.model.source import EMBEDDED_FOLDER, locate
 from bench.world import entities as e
 from bench.world import text as t
@@ -138,3 +139,16 @@ def test_a_folder_that_is_no_causal_model(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="could not be loaded as a causal language model") as error:
         LanguageModel(locate(str(folder)))
     assert "\n" not in str(error.value)
+
+
+def test_a_model_loaded_for_all_is_handed_out_once_with_what_it_took() -> None:
+    source = locate("embedded")
+    preload(source)
+    found = take_preloaded(source)
+    assert found
+    model, wall, cpu = found
+    assert model.source == source
+    assert min(wall, cpu) > 0
+    assert take_preloaded(source) is None
+    preload(locate("all-MiniLM-L6-v2"))  # an encoder's head depends on the task
+    assert take_preloaded(locate("all-MiniLM-L6-v2")) is None
