@@ -5,12 +5,14 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := .venv-benchmarks
+PEERS_INSTALLED := $(PEERS)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-all report test check format clean
+.PHONY: help setup bench bench-all report test check format benchmarks clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## create .venv with the pinned versions (PYTHON=python3.12 picks another Python)
 
@@ -36,8 +38,12 @@ check: $(INSTALLED)  ## lint and check types
 format: $(INSTALLED)  ## fix what the linter can fix
 	$(BIN)/ruff check --fix .
 
-clean:  ## remove .venv and caches; runs under results/ stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+benchmarks: $(INSTALLED) $(PEERS_INSTALLED)  ## measure speed beside the peers and write benchmarks/results.md (about 45 minutes)
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[benchmarks]'
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## remove .venv, .venv-benchmarks and caches; runs under results/ stay
+	rm -rf $(VENV) $(PEERS) .benchmarks build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and by its exact version: a resolve that is free to choose would take the newest build, CUDA and all.
@@ -49,4 +55,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt "$$(grep '^torch==' constraints.txt)" "$$(grep '^setuptools==' constraints.txt)"
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# The peers have an environment of their own: lm-eval needs another python-dateutil. torch comes first here as well.
+$(PEERS_INSTALLED): benchmarks/requirements.txt
+	@$(PEERS)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install -q "$$(grep '^torch==' $<)"
+	$(PEERS)/bin/python -m pip install -q -r $<
 	@touch $@
