@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -233,14 +232,16 @@ class LanguageModel:
         """Token ids of each conversation's options as answers, without an end token: those that come after `prompts`, its own."""
         between = "" if self.tokenizer.chat_template else " "
         heads = [self._text(messages) for messages in conversations]
-        # The end of a prompt is enough of it where it is tokenised as it is in the whole; it begins with a space.
-        starts = [re.search(r"\s", head[-OPTION_CONTEXT:]) for head in heads]
-        ends = [head[-OPTION_CONTEXT:][start.start() :] if start else head for head, start in zip(heads, starts, strict=True)]
+        # The end of a prompt is enough of it where it is tokenised as it is in the whole. It begins with a space: before anything else,
+        # many tokenizers would put one.
+        ends = [head[start:] if (start := head.find(" ", max(0, len(head) - OPTION_CONTEXT))) > 0 else head for head in heads]
         tails = self._ids(ends, whole=False)
-        rows = iter(self._ids([end + between + option for end, each in zip(ends, options, strict=True) for option in each], whole=False))
+        joined = [end + between + option for end, each in zip(ends, options, strict=True) for option in each]
+        together = iter(self._ids(joined, whole=False))
         found = []
         for head, prompt, each, tail in zip(heads, prompts, options, tails, strict=True):
-            ids = _after(tail, [next(rows) for _ in each]) if tail == list(prompt[-len(tail) :]) else None
+            rows = [next(together) for _ in each]
+            ids = _after(tail, rows) if tail == list(prompt[-len(tail) :]) else None
             if ids is None:
                 ids = _after(prompt, [self._open(row) for row in self._ids([head + between + option for option in each])])
             # Where a token spans the border, the option is tokenised on its own.

@@ -24,7 +24,7 @@ from transformers import (
 from bench.errors import BenchError
 from bench.model.batches import Batcher
 from bench.model.decoding import shared_length
-from bench.model.language_model import LanguageModel
+from bench.model.language_model import OPTION_CONTEXT, LanguageModel
 from bench.model.source import EMBEDDED_FOLDER, locate
 from bench.suite import tasks_folder
 from bench.task.load import load_task
@@ -187,6 +187,18 @@ def test_an_option_is_tokenised_as_it_is_in_its_prompt(without_template: Any, op
         prompt = model.prompt_ids(asked)
         ((ids,),) = model.option_ids([asked], [prompt], [[option]])
         assert prompt + ids == model.tokenizer(model._text(asked) + " " + option)["input_ids"]
+
+
+def test_options_of_many_prompts_stay_with_their_own(without_template: Any) -> None:
+    model = without_template
+    # Long ends that are alike, one with no space in it, and a prompt that is shorter than the end that is looked at.
+    end = ("is the product red or blue? " * 10)[: OPTION_CONTEXT - len("\n\nAnswer:")]
+    word = "w" * OPTION_CONTEXT
+    asked = [[{"role": "user", "content": text}] for text in (f"first\n\n{end}", f"second\n{end}", f"third {word}", f"4th  {end}", "five")]
+    options = [[f"red {i}", "blue", "green"][: 2 + i % 2] for i in range(len(asked))]
+    prompts = model.prompts_ids(asked)
+    for messages, prompt, each, ids in zip(asked, prompts, options, model.option_ids(asked, prompts, options), strict=True):
+        assert [prompt + row for row in ids] == [model.tokenizer(f"{model._text(messages)} {option}")["input_ids"] for option in each]
 
 
 def test_an_option_over_the_window_is_refused(embedded: Any) -> None:
