@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -45,7 +46,7 @@ def compare(workload: Workload, work: Path, repeats: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="workloads by name (--list), or by how their names begin")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="names or their beginnings (--list); results of others stay")
     parser.add_argument("--list", action="store_true", help="list the workloads and stop")
     parser.add_argument("--quick", action="store_true", help="few items, one repeat: whether everything runs, not how fast")
     parser.add_argument("--repeats", type=int, help="runs of each side (3, of short ones 5, of long ones 2; with --quick 1)")
@@ -71,15 +72,19 @@ def main() -> int:
     command = " ".join(["python -m benchmarks", *sys.argv[1:]])
     results: dict[str, Any] = {"header": report.header(OURS / "python", command), "workloads": [], "failed": {}, "growth": []}
     given.output.mkdir(parents=True, exist_ok=True)
+    if given.only and (given.output / "results.json").exists():
+        results = report.measured_again(json.loads((given.output / "results.json").read_text()), results["header"])
+    order = [x.name for x in (*workloads, *curves)]
     for workload in chosen:
         with kept_going(workload.name, results):
             repeats = given.repeats or (1 if given.quick else workload.repeats)
-            results["workloads"].append(compare(workload, work, repeats))
-            print(report.table(results["workloads"][-1:]), *results["workloads"][-1]["agreement"][:1], sep="\n", flush=True)
+            found = compare(workload, work, repeats) | {"commit": report.commit()}
+            report.put(results["workloads"], found, order)
+            print(report.table([found]), *found["agreement"][:1], sep="\n", flush=True)
         report.write(results, given.output)
     for curve in chosen_curves:
         with kept_going(curve.name, results):
-            results["growth"].append(curve.measure(work))
+            report.put(results["growth"], curve.measure(work), order)
             draw(results["growth"], given.output / "growth.svg")
         report.write(results, given.output)
     return 1 if results["failed"] else 0
@@ -89,6 +94,7 @@ def main() -> int:
 def kept_going(name: str, results: dict[str, Any]) -> Iterator[None]:
     """Where the body fails the others still count; what failed stands in the results, and the exit code tells."""
     print(f"{name} ...", flush=True)
+    results["failed"].pop(name, None)
     try:
         yield
     except Exception as error:

@@ -161,6 +161,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"- Here: commit {head['commit']}; {_versions_line(head['ours'])}",
         f"- Peers: {_versions_line(head['peers'])}",
         f"- {head['date']}, by `{head['command']}`",
+        *(f"- measured again at commit {a['commit']}: {a['date']}, by `{a['command']}`" for a in report.get("again", [])),
         "",
         table(report["workloads"]),
     ]
@@ -174,6 +175,17 @@ def markdown(report: dict[str, Any]) -> str:
     if report["growth"]:
         text += ["", "![seconds and peak memory against size, each on logarithmic axes](growth.svg)"]
     return "\n".join(text) + "\n"
+
+
+def measured_again(earlier: dict[str, Any], header: dict[str, Any]) -> dict[str, Any]:
+    """Earlier results, of which some workloads are measured again: the header stays, and what is new in this one is noted beside it."""
+    again = {"date": header["date"], "commit": header["commit"], "command": header["command"]}
+    return earlier | {"again": [*earlier.get("again", []), again]}
+
+
+def put(results: list[dict[str, Any]], found: dict[str, Any], order: Sequence[str]) -> None:
+    """Put a result in the place of an earlier one of its name, or where it belongs."""
+    results[:] = sorted([r for r in results if r["name"] != found["name"]] + [found], key=lambda r: order.index(r["name"]))
 
 
 def write(report: dict[str, Any], folder: Path) -> None:

@@ -177,6 +177,20 @@ def test_a_missed_goal_and_a_failed_workload_are_marked_so() -> None:
     assert "Peers: not installed" in text
 
 
+def test_what_is_measured_again_takes_its_place_and_the_header_says_so() -> None:
+    goal = Goal("faster", 2)
+    first, second, third = (result(goal, [1.0], [x]) | {"name": name} for name, x in (("a", 3.0), ("b", 1.5), ("c", 4.0)))
+    earlier = whole_report(first, second, failed={"c": "no network"})
+    again = report.measured_again(earlier, earlier["header"] | {"commit": "fffffff", "command": "python -m benchmarks --only b c"})
+    for found in (third, second | {"ours": [{**second["ours"][0], "cpu_seconds": 0.5}]}):
+        report.put(again["workloads"], found, ["a", "b", "c"])
+    assert [w["name"] for w in again["workloads"]] == ["a", "b", "c"]
+    text = report.markdown(again)
+    assert "measured again at commit fffffff" in text
+    assert "--only b c" in text
+    assert "**missed**" not in text
+
+
 def test_the_report_tells_growth_that_is_more_than_linear() -> None:
     points = [{"size": n, "values": {"CPU seconds": n**1.5, "peak GiB": 1.0}} for n in (10, 100, 1000)]
     growing = {"name": "g", "title": "It grows", "axis": "things", "points": points, "slopes": {"CPU seconds": 1.5, "peak GiB": 0.0}}
