@@ -38,7 +38,7 @@ check: $(INSTALLED)  ## lint and check types
 format: $(INSTALLED)  ## fix what the linter can fix
 	$(BIN)/ruff check --fix .
 
-benchmarks: $(INSTALLED) $(PEERS_INSTALLED)  ## measure speed beside the peers and write benchmarks/results.md (about 40 minutes)
+benchmarks: $(INSTALLED) $(PEERS_INSTALLED)  ## measure speed beside the peers and write benchmarks/results.md (about 48 minutes)
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[benchmarks]'
 	$(BIN)/python -m benchmarks $(ARGS)
 

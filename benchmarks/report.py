@@ -100,7 +100,8 @@ def machine() -> dict[str, Any]:
     """The processor, its cores and the memory."""
     model = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     kilobytes = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
-    return {"processor": model, "cores": os.cpu_count(), "memory_bytes": kilobytes * 1024, "system": f"{platform.system()} {platform.machine()}"}
+    system = f"{platform.system()} {platform.machine()}"
+    return {"processor": model, "cores": os.cpu_count(), "memory_bytes": kilobytes * 1024, "system": system}
 
 
 def _lines(path: str) -> list[str]:
