@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
@@ -38,8 +39,8 @@ class Batcher:
         skip: Collection[int] = (),
         bytes_per_row: Callable[[int], float] | None = None,
         generates: bool = False,
-    ) -> Iterator[tuple[list[int], T]]:
-        """Call `work` with the indices of each batch; yields the indices and what it gave.
+    ) -> Iterator[tuple[list[int], T, float]]:
+        """Call `work` with the indices of each batch; yields the indices, what it gave and the seconds that it took for each request.
 
         `tokens`: what has to be computed for each request; `bytes_per_row`: what a row takes in memory, by the index of the
         longest request of its batch. Batches depend on these alone: one whose requests are all in `skip` is left out, so
@@ -55,6 +56,7 @@ class Batcher:
             if all(i in skip for i in batch):
                 order = order[size:]
                 continue
+            began = time.perf_counter()
             try:
                 done = work(batch)
             except (RuntimeError, MemoryError) as error:
@@ -63,7 +65,7 @@ class Batcher:
                 self.rows = len(batch) // 2
             else:
                 order = order[size:]
-                yield batch, done
+                yield batch, done, (time.perf_counter() - began) / len(batch)
                 continue
             # Outside of the handler, which keeps the failed batch's tensors alive.
             if torch.cuda.is_available():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -131,13 +130,11 @@ class Classifier(LanguageModel):
         if lengths and max(lengths) > self.window:
             raise BenchError(f"a prompt of {max(lengths)} tokens exceeds the model's window of {self.window}")
 
-        def work(batch: list[int]) -> tuple[Any, float]:
-            began = time.perf_counter()
+        def work(batch: list[int]) -> Any:
             with torch.inference_mode(), self.autocast():
-                best = self._logits([prompts[i] for i in batch]).log_softmax(-1).max(-1)
-            return best, (time.perf_counter() - began) / len(batch)
+                return self._logits([prompts[i] for i in batch]).log_softmax(-1).max(-1)
 
-        for batch, (best, seconds) in self.batcher.run(lengths, work, skip):
+        for batch, best, seconds in self.batcher.run(lengths, work, skip):
             yield [
                 (i, Generation(self.labels[label], logprob, lengths[i], 0, 0, seconds))
                 for i, label, logprob in zip(batch, best.indices.tolist(), best.values.tolist(), strict=True)

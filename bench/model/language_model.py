@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -385,13 +384,11 @@ class LanguageModel:
         def row_bytes(i: int) -> float:
             return per_token * (shared + computed[i]) + per_logit * more[i]
 
-        def timed(batch: list[int]) -> tuple[list[_Answer], float]:
-            began = time.perf_counter()
+        def inference(batch: list[int]) -> list[_Answer]:
             with torch.inference_mode(), self.autocast():
-                answers = work(batch)
-            return answers, (time.perf_counter() - began) / len(batch)
+                return work(batch)
 
-        for batch, (answers, seconds) in self.batcher.run(computed, timed, skip, row_bytes, generates):
+        for batch, answers, seconds in self.batcher.run(computed, inference, skip, row_bytes, generates):
             yield [
                 (i, Generation(a.text, a.logprob, len(prompts[i]), 0 if i == first else shared, a.n_tokens, seconds, a.option_logprobs))
                 for i, a in zip(batch, answers, strict=True)

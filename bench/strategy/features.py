@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -133,12 +132,10 @@ class FeatureClassifier:
     ) -> Iterator[list[tuple[int, Generation]]]:
         """As `LanguageModel.generate`, but the answer is the most likely label, and no token is generated."""
 
-        def work(batch: list[int]) -> tuple[list[tuple[int, float]], float]:
-            began = time.perf_counter()
-            answers = self.predict([prompts[i] for i in batch])
-            return answers, (time.perf_counter() - began) / len(batch)
+        def work(batch: list[int]) -> list[tuple[int, float]]:
+            return self.predict([prompts[i] for i in batch])
 
-        for batch, (answers, seconds) in self.model.batcher.run([len(p) for p in prompts], work, skip):
+        for batch, answers, seconds in self.model.batcher.run([len(p) for p in prompts], work, skip):
             yield [
                 (i, Generation(self.labels[label], logprob, len(prompts[i]), 0, 0, seconds))
                 for i, (label, logprob) in zip(batch, answers, strict=True)
@@ -152,7 +149,7 @@ class FeatureClassifier:
         longest = max((len(p) for p in new), default=0)
         if longest > self.model.window:
             raise BenchError(f"a prompt of {longest} tokens exceeds the window of {self.model.source.name}, {self.model.window}")
-        for batch, vectors in self.model.batcher.run([len(p) for p in new], lambda batch: self._run([new[i] for i in batch])):
+        for batch, vectors, _ in self.model.batcher.run([len(p) for p in new], lambda batch: self._run([new[i] for i in batch])):
             self._cache.update((new[i], vector) for i, vector in zip(batch, vectors, strict=True))
         return np.stack([self._cache[tuple(p)] for p in prompts])
 

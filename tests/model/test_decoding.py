@@ -225,16 +225,16 @@ def batcher() -> Batcher:
 def test_batches_hold_the_longest_first_within_their_budgets(batcher: Batcher) -> None:
     batcher.rows, batcher.tokens_at_once, batcher.tokens = 4, 20, 30
     tokens = [1, 10, 3, 9, 2, 2, 2, 2, 30]
-    assert [batch for batch, _ in batcher.run(tokens, list)] == [[8], [1, 3], [2, 4, 5, 6], [7, 0]]
-    assert [batch for batch, _ in batcher.run(tokens, list, generates=True)] == [[8], [1, 3, 2], [4, 5, 6, 7], [0]]
+    assert [batch for batch, _, _ in batcher.run(tokens, list)] == [[8], [1, 3], [2, 4, 5, 6], [7, 0]]
+    assert [batch for batch, _, _ in batcher.run(tokens, list, generates=True)] == [[8], [1, 3, 2], [4, 5, 6, 7], [0]]
     batcher.bytes = 100
-    assert [batch for batch, _ in batcher.run([1] * 5, list, bytes_per_row=lambda i: 50.0)] == [[0, 1], [2, 3], [4]]
-    assert [batch for batch, _ in batcher.run([1] * 2, list, bytes_per_row=lambda i: 500.0)] == [[0], [1]]
+    assert [batch for batch, _, _ in batcher.run([1] * 5, list, bytes_per_row=lambda i: 50.0)] == [[0, 1], [2, 3], [4]]
+    assert [batch for batch, _, _ in batcher.run([1] * 2, list, bytes_per_row=lambda i: 500.0)] == [[0], [1]]
 
 
 def test_what_is_done_is_left_out_and_the_other_batches_stay(batcher: Batcher) -> None:
     batcher.rows = 2
-    assert [batch for batch, _ in batcher.run([5, 4, 3, 2, 1], list, skip={0, 1, 2})] == [[2, 3], [4]]
+    assert [batch for batch, _, _ in batcher.run([5, 4, 3, 2, 1], list, skip={0, 1, 2})] == [[2, 3], [4]]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_remembered(batcher: Bat
             raise error
         return batch
 
-    assert [done for _, done in batcher.run([1] * 12, work)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    assert [done for _, done, _ in batcher.run([1] * 12, work)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
     assert batcher.rows == 3
     batcher.rows = 1
     with pytest.raises(type(error)):
@@ -257,7 +257,7 @@ def test_torch_itself_says_so_when_memory_runs_out(batcher: Batcher) -> None:
     def work(batch: list[int]) -> int:
         return torch.empty(1 << 50 if len(batch) > 1 else 1).numel()
 
-    assert [batch for batch, _ in batcher.run([1, 1], work)] == [[0], [1]]
+    assert [batch for batch, _, _ in batcher.run([1, 1], work)] == [[0], [1]]
 
 
 def test_another_error_is_passed_on(batcher: Batcher) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damage import damage_cut, damage_empty, damage_flipped
 
 from bench.cost.meter import Meter
 from bench.model.source import locate
@@ -146,20 +147,6 @@ def test_a_process_that_finds_all_its_vectors_does_not_even_import_the_library(t
 
 
 # ------------------------------------------------------------------------------------------------ damage
-
-
-def damage_cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def damage_flipped(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-
-
-def damage_empty(file: Path) -> None:
-    file.write_bytes(b"")
 
 
 class Exits:

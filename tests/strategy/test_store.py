@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damage import damage_cut, damage_empty, damage_flipped
 from pydantic import ValidationError
 
 from bench.errors import BenchError
@@ -468,20 +469,6 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path, fake: An
 
 def damage_missing(file: Path) -> None:
     file.unlink()
-
-
-def damage_cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def damage_flipped(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-
-
-def damage_empty(file: Path) -> None:
-    file.write_bytes(b"")
 
 
 @pytest.mark.parametrize("damage", [damage_missing, damage_cut, damage_flipped, damage_empty])
