@@ -51,6 +51,8 @@ def run(
     train_examples: Annotated[int | None, typer.Option(min=1, help="Labelled examples that every strategy gets.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Search trials that every strategy gets.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder or hub id with the task's rows, over its own.")] = None,
+    probe: Annotated[list[str] | None, typer.Option("--probe", help="What to measure beside the task; may be repeated.")] = None,
+    probe_set: Annotated[list[str] | None, typer.Option(help="PROBE.SETTING=VALUE, such as entailment.model=./nli.")] = None,
     results: Results = Path("results"),
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the suite's, with a hash where options change it.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time.")] = None,
@@ -74,6 +76,8 @@ def run(
     given: dict[str, Any] = {"model": model, "tasks": task, "strategies": strategy, "limit": limit, "data": data}
     given |= {"seeds": list(range(seeds)) if seeds else None, "trust_remote_code": trust_remote_code or None}
     given |= {"multitask": multitask or None, "continue_from": continue_from}
+    given["probes"] = list(dict.fromkeys([*base.probes, *probe])) if probe else None
+    given["probe_settings"] = _probe_settings(base.probe_settings, probe_set) if probe_set else None
     given["settings"] = base.settings | _parsed(set_) if set_ else None
     budget: dict[str, Any] = {k: v for k, v in (("train_examples", train_examples), ("trials", trials)) if v is not None}
     overrides = {k: v for k, v in given.items() if v is not None}
@@ -89,21 +93,29 @@ def run(
         first = outcome.failed[0]
         more = f" (and {len(outcome.failed) - 1} more)" if len(outcome.failed) > 1 else ""
         where = f"{first.task} / {first.strategy} / s{first.seed}"
-        raise BenchError(f"{len(outcome.failed)} of {outcome.total} cells failed: {where}: {first.error}{more}")
+        raise BenchError(f"{len(outcome.failed)} of {outcome.total} cells failed: {where}: {first.failure}{more}")
 
 
-def _parsed(settings: list[str]) -> dict[str, Any]:
+def _probe_settings(base: dict[str, dict[str, Any]], given: list[str]) -> dict[str, dict[str, Any]]:
+    found = {name: dict(settings) for name, settings in base.items()}
+    for key, value in _parsed(given, "--probe-set").items():
+        probe, _, setting = key.partition(".")
+        found.setdefault(probe, {})[setting] = value
+    return found
+
+
+def _parsed(settings: list[str], option: str = "--set") -> dict[str, Any]:
     import yaml
 
     found = {}
     for setting in settings:
         key, sign, value = setting.partition("=")
         if not sign:
-            raise BenchError(f'--set {setting}: expected KEY=VALUE, such as "tuning.batch_size=32"')
+            raise BenchError(f'{option} {setting}: expected KEY=VALUE, such as "tuning.batch_size=32"')
         try:
             found[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise BenchError(f"--set {setting}: the value is no valid YAML") from error
+            raise BenchError(f"{option} {setting}: the value is no valid YAML") from error
     return found
 
 
@@ -193,7 +205,7 @@ def export(
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(help="tasks, strategies, models or metrics")]) -> None:
+def list_(what: Annotated[str, typer.Argument(help="tasks, strategies, models, metrics or probes")]) -> None:
     """List what is there by name.
 
     Example: bench list strategies
@@ -215,8 +227,12 @@ def list_(what: Annotated[str, typer.Argument(help="tasks, strategies, models or
         rows = [("embedded", "The base model that comes with the package; any folder in Hugging Face format or hub id works as well.")]
     elif what == "metrics":
         rows = [(n, describe(n)) for n in metric_names()]
+    elif what == "probes":
+        from bench.probe.base import get, probe_names
+
+        rows = [(n, (get(n).__doc__ or "").splitlines()[0] + (" (trains again)" if get(n).trains else "")) for n in probe_names()]
     else:
-        raise BenchError(f'list: found "{what}"; {did_you_mean(what, ("tasks", "strategies", "models", "metrics"))}')
+        raise BenchError(f'list: found "{what}"; {did_you_mean(what, ("tasks", "strategies", "models", "metrics", "probes"))}')
     width = max((len(n) for n, _ in rows), default=0)
     for row_name, text in rows:
         print(f"{row_name:<{width}}  {text}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,10 @@ class Suite(BaseModel):
     """Folder or hub id of the rows, over the task's own."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Dotted settings laid over those of every strategy, such as ``tuning.batch_size: 32``."""
+    probes: list[str] = Field(default_factory=list)
+    """What is measured beside the task (``bench list probes``). No part of a cell's identity."""
+    probe_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings of probes by name, such as ``entailment: {model: ./nli}``."""
     trust_remote_code: bool = False
     multitask: bool = False
     """Train on the examples of all tasks together; each task is still asked and scored on its own."""
@@ -83,6 +87,8 @@ class Cell:
     """Other tasks whose examples are trained on together with the cell's own."""
     continued_from: Path | None = None
     """The adapter that training starts from."""
+    probes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name -> settings."""
 
     @property
     def not_applicable(self) -> str | None:
@@ -160,6 +166,7 @@ def expand(suite: Suite, source: ModelSource) -> list[Cell]:
     names = [name for name, _ in strategies]
     if len(set(names)) < len(names):
         raise BenchError(f"strategies: found {names}; expected each name once")
+    probes = _probes(suite)
     cells = []
     tasks = []
     for folder in [find_task(t) for t in suite.tasks]:
@@ -188,9 +195,23 @@ def expand(suite: Suite, source: ModelSource) -> list[Cell]:
                         cell_id=_sha(common | {"seed": seed, "start": start_hash}), search_id=_sha(common), task=task, model=source,
                         strategy_name=name, strategy=strategy, seed=seed, search_seed=suite.seeds[0], budget=suite.budget,
                         trust_remote_code=suite.trust_remote_code, fingerprints=fingerprints, trained_with=together, continued_from=start,
+                        probes=probes,
                     )
                 )
     return cells
+
+
+def _probes(suite: Suite) -> dict[str, dict[str, Any]]:
+    """The probes with their settings; `BenchError` for what is unknown."""
+    if unused := set(suite.probe_settings) - set(suite.probes):
+        raise BenchError(f"probe_settings.{min(unused)}: the suite has no such probe; {did_you_mean(min(unused), suite.probes)}")
+    found = {name: suite.probe_settings.get(name, {}) for name in suite.probes}
+    if found:
+        from bench.probe.base import make
+
+        for name, settings in found.items():
+            make(name, settings)
+    return found
 
 
 def _reading_models(strategy: Strategy) -> dict[str, str]:

@@ -32,6 +32,8 @@ class MetricValue(_Model):
     ci_high: float | None = None
     n_scored: int
     n_undefined: int = 0
+    undefined: dict[str, int] = Field(default_factory=dict)
+    """Items that could not be scored, by reason; they add up to ``n_undefined``."""
 
 
 class Phase(_Model):
@@ -95,6 +97,22 @@ class Trial(_Model):
     error: str | None = None
 
 
+class ProbeResult(_Model):
+    """What a probe measured of a cell. The item scores of its values are in ``probes.json`` beside the record."""
+
+    version: int
+    settings: dict[str, Any] = Field(default_factory=dict)
+    reason: str | None = None
+    """Why the probe has no meaning for this cell; there are no values then."""
+    error: str | None = None
+    """Why the probe failed; the cell stands all the same, and is run again when the probe is asked for."""
+    values: dict[str, MetricValue] = Field(default_factory=dict)
+    details: dict[str, Any] = Field(default_factory=dict)
+    """What else is worth keeping, such as a trajectory."""
+    wall_seconds: float | None = None
+    """What the probe itself took; None where it was not run."""
+
+
 class Fingerprints(_Model):
     """SHA-256 of what the cell id is made of, so that a difference between two runs can be named."""
 
@@ -125,7 +143,7 @@ class Record(_Model):
     metrics: dict[str, MetricValue] = Field(default_factory=dict)
     slices: dict[str, dict[str, MetricValue]] = Field(default_factory=dict)
     """``{"facts=seen": {metric: value}}`` for each value of each column that the task declares as a slice."""
-    probes: dict[str, Any] = Field(default_factory=dict)
+    probes: dict[str, ProbeResult] = Field(default_factory=dict)
     phases: dict[PhaseName, Phase] = Field(default_factory=dict)
     tokens: Tokens = Tokens()
     params: Parameters | None = None
@@ -140,6 +158,12 @@ class Record(_Model):
     """The points of the search, in the record of the cell that searched; their cost is part of its tune phase."""
     fingerprints: Fingerprints | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def failure(self) -> str | None:
+        """What went wrong, in the cell or in one of its probes."""
+        probes = (f"probe {name}: {result.error}" for name, result in self.probes.items() if result.error)
+        return self.error if self.status == "failed" else next(probes, None)
 
 
 class Item(_Model):
@@ -158,6 +182,10 @@ class Item(_Model):
     outcome: Outcome
     scores: dict[str, float]
     """Item-level metrics; a metric that is undefined for this item is absent."""
+    undefined: dict[str, str] = Field(default_factory=dict)
+    """The metrics that are undefined for this item, and why."""
+    error: str | None = None
+    """What kind of error the answer is (`bench.metric.taxonomy`); None for a right answer, and where the strategy reads no passages."""
     logprob: float | None = None
     """Sum of the log-probabilities (natural log) of the generated tokens."""
     option_logprobs: list[float] | None = None
@@ -206,5 +234,6 @@ class Run(_Model):
 # Fields that may differ between two runs of the same cell on the same environment.
 VOLATILE_RECORD_FIELDS = ("phases", "environment")
 VOLATILE_MERGING_FIELDS = ("unmerged_seconds", "merged_seconds")
+VOLATILE_PROBE_FIELDS = ("wall_seconds",)
 VOLATILE_TRIAL_FIELDS = ("wall_seconds", "cpu_seconds")
 VOLATILE_ITEM_FIELDS = ("latency_seconds",)

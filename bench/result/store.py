@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from bench.result.schema import (
     SCHEMA_VERSION,
     VOLATILE_ITEM_FIELDS,
     VOLATILE_MERGING_FIELDS,
+    VOLATILE_PROBE_FIELDS,
     VOLATILE_RECORD_FIELDS,
     VOLATILE_TRIAL_FIELDS,
     Item,
@@ -96,6 +97,12 @@ def comparable(entry: Record | Item) -> dict[str, Any]:
     if isinstance(entry, Item):
         return {key: value for key, value in plain.items() if key not in VOLATILE_ITEM_FIELDS}
     plain["trials"] = [{key: value for key, value in trial.items() if key not in VOLATILE_TRIAL_FIELDS} for trial in plain["trials"]]
+    # A value in seconds or joules is a measurement of the machine.
+    plain["probes"] = {
+        name: {key: value for key, value in probe.items() if key not in VOLATILE_PROBE_FIELDS}
+        | {"values": {key: value for key, value in probe["values"].items() if not key.endswith(("_seconds", "_joules"))}}
+        for name, probe in plain["probes"].items()
+    }
     if plain["merging"]:
         plain["merging"] = {key: value for key, value in plain["merging"].items() if key not in VOLATILE_MERGING_FIELDS}
     return {key: value for key, value in plain.items() if key not in VOLATILE_RECORD_FIELDS}
@@ -161,6 +168,22 @@ class RunFolder:
     def write_record(self, record: Record) -> None:
         """Write ``record.json``: the last file of a cell, so that a record means that the cell is done. Raises BenchError."""
         write_atomic(self.cell_folder(record.task, record.strategy, record.seed) / "record.json", to_json(record) + "\n")
+
+    def write_probe_items(self, record: Record, items: dict[str, dict[str, Mapping[str, float]]]) -> None:
+        """Write ``probes.json``: probe -> value -> item id -> score. Raises BenchError."""
+        path = self.cell_folder(record.task, record.strategy, record.seed) / "probes.json"
+        write_atomic(path, to_json(dict(items), indent=None) + "\n")
+
+    def read_probe_items(self, task: str, strategy: str, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+        """As ``write_probe_items`` wrote them; empty where no probe has item scores. Raises BenchError."""
+        path = self.cell_folder(task, strategy, seed) / "probes.json"
+        if not path.exists():
+            return {}
+        try:
+            found: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise BenchError(f"{path}: is broken ({error}); run the cell again") from None
+        return found
 
     def read_record(self, task: str, strategy: str, seed: int) -> Record | None:
         """The record of a cell, or None where there is none. Raises BenchError where it is broken or of a newer version."""

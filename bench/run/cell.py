@@ -1,4 +1,4 @@
-"""One cell from start to finish: load, tune, index, answer, score, record."""
+"""One cell from start to finish: load, tune, index, answer, score, probe, record."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from bench.errors import BenchError
 from bench.metric.score import corpus_value, names_for, score
 from bench.metric.text import label_key
 from bench.model.language_model import Generation
+from bench.probe.base import Context, get, run_probe
 from bench.result.compare import rows_for_macro_f1
-from bench.result.schema import Item, Merging, MetricValue, Parameters, Phase, Record, Tokens, Trial
+from bench.result.schema import Item, Merging, MetricValue, Parameters, Phase, ProbeResult, Record, Tokens, Trial
 from bench.result.statistics import bootstrap_interval, clustered_interval, macro_f1_of_sums
 from bench.result.store import RunFolder, write_atomic
 from bench.run.ask import Answered, Request, to_answers
@@ -73,6 +75,7 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
                 for column in cell.task.config.slices
                 for value in sorted({i.slices[column] for i in items if column in i.slices})
             }
+        probes, probe_items = _probe(cell, fitted, items, folder, meter, report)
         merging = None
         if fitted and fitted.tuned_by_adapter:
             report("probe")
@@ -94,6 +97,7 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
                 "metrics": metrics,
                 "slices": slices,
                 "phases": phases,
+                "probes": probes,
                 "merging": merging,
                 "tokens": _sum(i.tokens for i in items),
                 "n_items": len(items),
@@ -102,8 +106,34 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
             }
         )
         writer.finish([e.id for e in cell.task.test])
+    if probe_items:
+        folder.write_probe_items(record, probe_items)
     folder.write_record(record)
     return record
+
+
+def _probe(
+    cell: Cell, fitted: Fitted | None, items: Sequence[Item], folder: RunFolder, meter: Meter, report: Report
+) -> tuple[dict[str, ProbeResult], dict[str, dict[str, Mapping[str, float]]]]:
+    """The cell's probes, and the item scores of their values. One that fails leaves its reason, and the others go on."""
+    results: dict[str, ProbeResult] = {}
+    scores: dict[str, dict[str, Mapping[str, float]]] = {}
+    for name, settings in cell.probes.items():
+        began = time.perf_counter()
+        own = folder.cell_folder(cell.task.name, cell.strategy_name, cell.seed)
+        with tempfile.TemporaryDirectory(dir=own, prefix="probe-") as scratch:
+            try:
+                with meter.phase("probe"):
+                    result, of_items = run_probe(name, Context(cell, fitted, items, Path(scratch), report))
+            except Exception as error:  # whatever it is, an hour of training must not be lost for it
+                first = (str(error).strip().splitlines() or [""])[0]
+                reason = first if isinstance(error, BenchError) else f"{type(error).__name__}: {first}"
+                result, of_items = ProbeResult(version=get(name).version, settings=settings, error=reason), {}
+                (own / f"probe-{name}.txt").write_text(traceback.format_exc())
+        results[name] = result.model_copy(update={"wall_seconds": time.perf_counter() - began})
+        if of_items:
+            scores[name] = of_items
+    return results, scores
 
 
 def _with_cost(phase: Phase, **more: float) -> Phase:

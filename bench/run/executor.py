@@ -63,7 +63,7 @@ def run_cells(
     waiting: list[Cell] = []
     for cell in cells:
         record = folder.read_record(cell.task.name, cell.strategy_name, cell.seed)
-        if record and record.cell_id == cell.cell_id and record.status != "failed":
+        if record and record.cell_id == cell.cell_id and record.status != "failed" and _probed(cell, record):
             outcome.reused += 1
             outcome.skipped += record.status == "skipped"
             outcome.ok += record.status == "ok"
@@ -80,6 +80,18 @@ def run_cells(
     if waiting:
         _run_waiting(waiting, folder, stores, workers, threads, progress, outcome)
     return outcome
+
+
+def _probed(cell: Cell, record: Record) -> bool:
+    """Whether a record holds every probe that is asked for, as it would be made now."""
+    if record.status == "skipped":
+        return True
+    if not cell.probes:
+        return True
+    from bench.probe.base import get
+
+    found = {n: (r.version, r.settings) for n, r in record.probes.items() if r.error is None}
+    return all(found.get(name) == (get(name).version, settings) for name, settings in cell.probes.items())
 
 
 def _set_aside(folder: RunFolder, cell: Cell, record: Record) -> None:
@@ -116,9 +128,10 @@ def _run_waiting(
     def finish(which: int, exit_code: int | None, failure: str | None = None) -> None:
         done = running.pop(which)
         record = _finish(done.cell, failure or done.failure, exit_code, folder)
-        outcome.ok += record.status == "ok"
-        if record.status == "failed":
+        if record.failure:
             outcome.failed.append(record)
+        else:
+            outcome.ok += record.status == "ok"
         progress.done(done.cell, record)
         ready.extendleft(reversed(held.pop((done.cell.task.name, done.cell.strategy_name), [])))
 

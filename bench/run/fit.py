@@ -39,9 +39,7 @@ class Fitted:
         """Load the base, or take the `base` of an earlier fit, and open what the strategy reads; `tune` comes after."""
         self.cell, self.strategy, self.meter = cell, strategy, meter
         with meter.phase("load"):
-            self.model = base or _load(cell, strategy, meter)
-            _set_precision(self.model, strategy.tuning)
-            self.model.line_ends_answer = not strategy.prompt.chain_of_thought
+            self.model = base or load_base(cell, strategy, meter)
             embedder = cell_embedder(strategy.retrieval.embedder, stores, meter) if strategy.embeds else None
         with meter.phase("index"):
             self.asker, *self.others = (
@@ -202,6 +200,14 @@ class Fitted:
             ids = self.model.option_ids([r.prompt.messages for r in requests], prompts, options)
             return self.model.choose(prompts, options, ids, skip)
         return (self.head or self.model).generate(prompts, answer_tokens(asker.task, self.strategy.prompt), skip=skip)
+
+
+def load_base(cell: Cell, strategy: Strategy, meter: Meter) -> LanguageModel:
+    """The base model as the strategy runs it, untrained and with nothing around it."""
+    model = _load(cell, strategy, meter)
+    _set_precision(model, strategy.tuning)
+    model.line_ends_answer = not strategy.prompt.chain_of_thought
+    return model
 
 
 def _load(cell: Cell, strategy: Strategy, meter: Meter) -> LanguageModel:

@@ -46,7 +46,7 @@ class LiveProgress:
         seconds = f" in {time.monotonic() - began[1]:.0f} s" if began else ""
         value = record.metrics.get(record.primary_metric or "")
         result = f"{record.primary_metric} {100 * value.value:.1f}" if value else ""
-        note = f"[red]failed: {record.error}[/red]" if record.status == "failed" else f"{result}{seconds}"
+        note = f"[red]failed: {record.failure}[/red]" if record.failure else f"{result}{seconds}"
         self.console.print(f"[{self.finished}/{self.total}] {cell.label}: {note}", highlight=False)
 
     def _eta(self) -> str:
