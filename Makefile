@@ -9,7 +9,7 @@ PEERS := .venv-benchmarks
 PEERS_INSTALLED := $(PEERS)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-all report test check format benchmarks clean
+.PHONY: help setup bench bench-all claims report test check format benchmarks clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,14 @@ bench: $(INSTALLED)  ## run the default suite and print its table; cells already
 bench-all: $(INSTALLED)  ## run every strategy of the catalogue, and those that reason on a task for that (about an hour on two cores)
 	$(BIN)/bench run all $(ARGS)
 	$(BIN)/bench run reasoning $(ARGS)
+
+# Each suite is one question; the order puts the long one first.
+CLAIMS := claims-strategies claims-updates claims-paraphrases claims-unknown claims-exposures claims-negatives claims-reasoning
+
+claims: $(INSTALLED)  ## run what decides the published claims of bench/claims.yaml and judge them
+	$(BIN)/bench world make-claim-tasks
+	set -e; for suite in $(CLAIMS); do $(BIN)/bench run $$suite $(ARGS); done
+	$(BIN)/bench claims $(addprefix results/,$(CLAIMS))
 
 report: $(INSTALLED)  ## print the table of the newest run under results/
 	@run=$$(ls -t results/*/run.json 2>/dev/null | grep -v '^results/baseline/' | head -n 1); \

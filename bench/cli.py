@@ -162,6 +162,42 @@ def table(
 
 
 @app.command()
+def probes(
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs' folders.")],
+    probe: Annotated[str | None, typer.Option(help="Only this probe.")] = None,
+    format: Annotated[str, typer.Option(help="md, csv or json.")] = "md",
+) -> None:
+    """Print what a run's probes measured beside the task, from its records alone.
+
+    Example: bench probes results/default --probe forgetting
+    """
+    from bench.result.probes import probe_rows, render_probes
+
+    sys.stdout.write(render_probes(probe_rows(run_folders, probe), format))
+
+
+@app.command()
+def claims(
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs' folders; `make claims` makes those that decide all.")],
+    registry: Annotated[Path | None, typer.Option(help="A file of claims; default: those that come with the package.")] = None,
+    format: Annotated[str, typer.Option(help="md or json.")] = "md",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
+) -> None:
+    """Judge published claims by runs: reproduced, contradicted, inconclusive or not applicable, with the numbers.
+
+    Example: bench claims results/claims-*
+    """
+    from bench.result.claims import judge, load_claims, render_claims
+    from bench.result.store import write_atomic
+
+    text = render_claims(judge(load_claims(registry), run_folders), format)
+    if output:
+        write_atomic(output, text)
+    else:
+        sys.stdout.write(text)
+
+
+@app.command()
 def show(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN")],
     cell: Annotated[str, typer.Argument(help="task/strategy or task/strategy/s0")],
@@ -205,7 +241,7 @@ def export(
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(help="tasks, strategies, models, metrics or probes")]) -> None:
+def list_(what: Annotated[str, typer.Argument(help="tasks, strategies, models, metrics, probes or claims")]) -> None:
     """List what is there by name.
 
     Example: bench list strategies
@@ -231,8 +267,13 @@ def list_(what: Annotated[str, typer.Argument(help="tasks, strategies, models, m
         from bench.probe.base import get, probe_names
 
         rows = [(n, (get(n).__doc__ or "").splitlines()[0] + (" (trains again)" if get(n).trains else "")) for n in probe_names()]
+    elif what == "claims":
+        from bench.result.claims import load_claims
+
+        rows = [(c.id, c.claim) for c in load_claims()]
     else:
-        raise BenchError(f'list: found "{what}"; {did_you_mean(what, ("tasks", "strategies", "models", "metrics", "probes"))}')
+        known = ("tasks", "strategies", "models", "metrics", "probes", "claims")
+        raise BenchError(f'list: found "{what}"; {did_you_mean(what, known)}')
     width = max((len(n) for n, _ in rows), default=0)
     for row_name, text in rows:
         print(f"{row_name:<{width}}  {text}")

@@ -46,7 +46,7 @@ class Suite(BaseModel):
     model: str = EMBEDDED
     tasks: list[str] = Field(min_length=1)
     strategies: list[str] = Field(min_length=1)
-    """Presets by name, strategy files by path; ``all`` stands for every preset."""
+    """Presets by name, strategy files by path (``./`` is the suite file's folder); ``all`` stands for every preset."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     budget: Budget = Budget()
     limit: int | None = Field(default=None, ge=1)
@@ -140,12 +140,18 @@ def load_suite(name: str) -> Suite:
         path = Path(name)
         if not path.is_file():
             raise BenchError(f"suite {name}: no such file")
-        return parse_settings(Suite, path.read_text(), str(path))
-    folder = resources.files("bench").joinpath("suites")
+        return _beside(parse_settings(Suite, path.read_text(), str(path)), path.parent)
+    folder = Path(str(resources.files("bench").joinpath("suites")))
     known = [p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")]
     if name not in known:
         raise BenchError(f'suite "{name}": no such suite; {did_you_mean(name, known)} (or give a path to a .yaml file)')
-    return parse_settings(Suite, folder.joinpath(f"{name}.yaml").read_text(), f"suite {name}")
+    return _beside(parse_settings(Suite, folder.joinpath(f"{name}.yaml").read_text(), f"suite {name}"), folder)
+
+
+def _beside(suite: Suite, folder: Path) -> Suite:
+    """The suite with strategy files that begin with "./" looked for beside the suite's file."""
+    strategies = [str(folder / name) if name.startswith("./") else name for name in suite.strategies]
+    return suite.model_copy(update={"strategies": strategies})
 
 
 def _sha(data: Any) -> str:

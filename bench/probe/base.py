@@ -146,7 +146,7 @@ def probe_names() -> list[str]:
     import bench.probe
 
     found = (module.name for module in pkgutil.iter_modules(bench.probe.__path__))
-    return sorted(name.replace("_", "-") for name in found if name not in ("base", "world"))
+    return sorted(name.replace("_", "-") for name in found if name not in ("base", "world", "perturb"))
 
 
 def get(name: str) -> type[Probe]:

@@ -33,6 +33,20 @@ def make_tasks(
     _say(f"Written: {folder}")
 
 
+@world_app.command("make-claim-tasks")
+def make_claim_tasks(
+    folder: Annotated[Path, typer.Option(help="Folder to write the tasks to.")] = Path("results/claim-tasks"),
+) -> None:
+    """Generate the tasks that only the claims need (`bench claims`); the same bytes every time.
+
+    Example: bench world make-claim-tasks
+    """
+    from bench.world.claim_tasks import make_claim_tasks as make
+
+    make(folder)
+    _say(f"Written: {folder}")
+
+
 @base_app.command("train")
 def base_train(
     folder: Annotated[Path, typer.Argument(help="Working folder; an unfinished training there is resumed.")],

@@ -27,8 +27,8 @@ class Draft:
     test: list[Row]
     corpus: list[Row] | None = None
 
-    def files(self, name: str, seed: int) -> dict[str, str]:
-        """The content of each file of the task `name`, by file name."""
+    def files(self, name: str, made_by: str) -> dict[str, str]:
+        """The content of each file of the task `name`, by file name; `made_by`: command and source that the card names."""
         corpus = f", {len(self.corpus)} documents" if self.corpus else ""
         card = f"""# {name}
 
@@ -39,7 +39,7 @@ Part of the synthetic world of this package; no real person, firm or product is 
 
 Sizes: {len(self.train)} train, {len(self.validation)} validation, {len(self.test)} test{corpus}.
 
-Generated, this card included, by `bench world make-tasks --seed {seed}` (`bench/world/tasks.py`); the same seed gives the
+Generated, this card included, by {made_by}; the same seed gives the
 same bytes. Licence: Apache-2.0.
 """
         files = {

@@ -316,7 +316,8 @@ def make_tasks(folder: Path, seed: int) -> None:
     Raises:
         BenchError: if `folder` cannot be written, or the seed leaves a product without a wording for test (rare).
     """
-    written = {name: make(random.Random(f"{seed}/{name}")).files(name, seed) for name, make in TASKS.items()}
+    made_by = f"`bench world make-tasks --seed {seed}` (`bench/world/tasks.py`)"
+    written = {name: make(random.Random(f"{seed}/{name}")).files(name, made_by) for name, make in TASKS.items()}
     for name, files in written.items():
         try:
             (folder / name).mkdir(parents=True, exist_ok=True)
