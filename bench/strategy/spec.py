@@ -115,8 +115,8 @@ class TuningChoice(_Choice):
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     """After the warm-up: down to zero on a line or a half cosine, or as it is."""
     warmup_share: float = Field(default=0.1, ge=0, le=1)
-    epochs: int = Field(default=8, ge=1)
-    """At most; the best of `evaluations` checkpoints by validation score is kept."""
+    epochs: int = Field(default=8, ge=0)
+    """At most; the best of `evaluations` checkpoints by validation score is kept. 0: no step is taken, for a check of the harness."""
     evaluations: int = Field(default=4, ge=1)
     patience: int = Field(default=2, ge=1)
     """Stop after this many evaluations in a row without a better one."""
@@ -194,6 +194,7 @@ class Strategy(_Choice):
             "tuning.quantize: 4-bit weights cannot be trained; expected method lora or peft": tuning.quantize != "none" and not by_peft,
             "tuning.objective: needs a method that trains the language model":
                 tuning.objective != "answers" and tuning.method in ("none", "features"),
+            "tuning.epochs: 0 has a meaning for objective answers only": tuning.epochs == 0 and tuning.objective != "answers",
             "tuning.train_on: is empty; expected examples, documents or both": not tuning.train_on,
             "tuning.train_on: documents have no meaning for this objective or method":
                 "documents" in tuning.train_on and (tuning.objective != "answers" or tuning.method in ("none", "features")),

@@ -97,8 +97,8 @@ def tune(
 
     AdamW with warm-up and schedule, gradient clipping, length-grouped batches. `evaluate` gives the validation score (higher is
     better, 1 at most) `choice.evaluations` times, evenly spread; training stops after `choice.patience` evaluations without a
-    better one, or when none can be better. Raises `BenchError` for an example that exceeds the window, nothing to train on or a
-    loss that is not finite.
+    better one, or when none can be better; without epochs the model is scored once as it is. Raises `BenchError` for an example
+    that exceeds the window, nothing to train on or a loss that is not finite.
     """
     if not pairs:
         raise BenchError("tuning: found no training example; expected at least one")
@@ -116,6 +116,8 @@ def tune(
     due = {round(total * (i + 1) / choice.evaluations) for i in range(choice.evaluations)}
     shape = shape_of(network)
     checkpoint = BestCheckpoint(model, evaluate, choice.patience)
+    if choice.epochs == 0:
+        checkpoint.check(0.0)
     lengths = [len(ids) for ids, _ in pairs]
     batches = itertools.chain.from_iterable(length_grouped(lengths, choice.batch_size, rng) for _ in range(choice.epochs))
     flops = 0.0

@@ -233,3 +233,12 @@ def test_nothing_to_train_on_is_an_error(model: Any) -> None:
     wrap(model, choice, 0)
     with pytest.raises(BenchError, match="no training example"):
         tune(model, choice, [], lambda: 0.5, 0)
+
+
+def test_without_epochs_no_weight_moves(model: Any) -> None:
+    choice = TuningChoice(method="full", epochs=0, learning_rate=1e-2)
+    wrap(model, choice, 0)
+    before = weights(model)
+    tuned = tune(model, choice, pairs(model), lambda: 0.25, 0)
+    assert (tuned.validation_score, tuned.epochs, tuned.flops) == (0.25, 0.0, 0.0)
+    assert all(torch.equal(w, before[n]) for n, w in weights(model).items())
