@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.errors import BenchError, did_you_mean
+from bench.result.cli import register as register_result
 from bench.world.cli import base_app, world_app
 
 if TYPE_CHECKING:
@@ -159,6 +160,9 @@ def table(
         raise BenchError("--format parquet: binary; give a file with -o")
     else:
         sys.stdout.write(content)
+
+
+register_result(app)
 
 
 @app.command()

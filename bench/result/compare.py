@@ -45,39 +45,76 @@ class ArmScores:
         return self.table.ndim == 2
 
 
-def p_of_no_difference(best: Arm, other: Arm, a: ArmScores | None, b: ArmScores | None, noise: SeedNoise) -> float:
-    """p of no difference between two arms; 1 where they share no item or the metric cannot be computed again from items."""
+@dataclass(frozen=True)
+class Pair:
+    """Two arms on the items that both have."""
+
+    a: FloatArray
+    """As ``ArmScores.table``; of macro F1 with as many seeds as ``b``."""
+    b: FloatArray
+    clusters: list[str]
+
+    @property
+    def is_mean(self) -> bool:
+        return self.a.ndim == 2
+
+
+def pair_of(a: ArmScores | None, b: ArmScores | None) -> Pair | None:
+    """The shared items of two arms; None where they share none, no item is defined in both, or items alone do not give the metric."""
     if a is None or b is None:
-        return 1.0
+        return None
     others = set(b.ids)
     both = [i for i in a.ids if i in others]
     if not both or a.table.shape[2:] != b.table.shape[2:] or not (a.table.size and b.table.size):
+        return None
+    at_a, at_b = places_of(a.ids, both), places_of(b.ids, both)
+    pair = Pair(a.table[:, at_a], b.table[:, at_b], [a.clusters[i] for i in at_a])
+    if not pair.is_mean:
+        return Pair(*_same_seeds(pair.a, pair.b), pair.clusters)
+    return pair if np.isfinite(item_means(pair.a) - item_means(pair.b)).any() else None
+
+
+def difference_of(a: Arm, b: Arm, scores_a: ArmScores, scores_b: ArmScores, pair: Pair, noise: SeedNoise) -> Difference:
+    """A minus B, over items and, where an arm has several seeds, over seeds; ``pair``: of the two scores."""
+    sides = [
+        (noise[x.family], _items_part(rows, pair), len(s.table), x.family) for x, s, rows in ((a, scores_a, pair.a), (b, scores_b, pair.b))
+    ]
+    seeds, spread, df = _seed_part(sides)
+    if pair.is_mean:
+        means = item_means(pair.a), item_means(pair.b)
+        return paired_difference(*means, pair.clusters, seed_variance=seeds, df=df, seed_spread=spread)
+    return paired_statistic_difference(macro_f1_of_sums, pair.a, pair.b, pair.clusters, seed_variance=seeds, df=df, seed_spread=spread)
+
+
+def _items_part(rows: FloatArray, pair: Pair) -> float:
+    """What items alone add to the variance between an arm's seeds; of macro F1 it is unknown and no part of the excess."""
+    return seed_variances(rows, pair.clusters)[1] if pair.is_mean and len(rows) > 1 else 0.0
+
+
+def p_of_no_difference(best: Arm, other: Arm, a: ArmScores | None, b: ArmScores | None, noise: SeedNoise) -> float:
+    """p of no difference between two arms; 1 where ``pair_of`` finds nothing to compare."""
+    pair = pair_of(a, b)
+    if a is None or b is None or pair is None:
         return 1.0
-    at_a, at_b = _places(a.ids, both), _places(b.ids, both)
-    clusters = [a.clusters[i] for i in at_a]
-    seeds, freedom = _seed_part([(noise[arm.family], len(s.table), arm.family) for arm, s in ((best, a), (other, b))])
-    found: Difference
-    if a.is_mean:
-        found = paired_difference(_item_means(a.table)[at_a], _item_means(b.table)[at_b], clusters, seed_variance=seeds, df=freedom)
-    else:
-        rows_a, rows_b = _same_seeds(a.table[:, at_a], b.table[:, at_b])
-        found = paired_statistic_difference(macro_f1_of_sums, rows_a, rows_b, clusters, seed_variance=seeds, df=freedom)
-    return found.p
+    return difference_of(best, other, a, b, pair, noise).p
 
 
-def _seed_part(sides: Sequence[tuple[tuple[float, int], int, str]]) -> tuple[float, int]:
-    """(variance, df) that seeds add to a difference; each side is ((excess, df), seeds, family).
+def _seed_part(sides: Sequence[tuple[tuple[float, int], float, int, str]]) -> tuple[float, float, int]:
+    """(variance, spread, df) that seeds add to a difference, see ``statistics.joint_df``.
 
-    Two sides of one family share one estimate; of two families the degrees of freedom are Satterthwaite's.
+    Each side is ((excess, df), items' part, seeds, family). Two sides of one family share one estimate; of two families the degrees
+    of freedom are Satterthwaite's.
     """
-    parts: dict[str, tuple[float, int]] = {}
-    for (excess, df), n_seeds, family in sides:
+    parts: dict[str, tuple[float, float, int]] = {}
+    for (excess, df), items_part, n_seeds, family in sides:
         if n_seeds > 1 and df:
-            parts[family] = (parts.get(family, (0.0, df))[0] + excess / n_seeds, df)
-    total = sum(v for v, _ in parts.values())
+            variance, spread, _ = parts.get(family, (0.0, 0.0, df))
+            parts[family] = (variance + excess / n_seeds, spread + (excess + items_part) / n_seeds, df)
+    total = sum(spread for _, spread, _ in parts.values())
     if not total:
-        return 0.0, max((df for _, df in parts.values()), default=0)
-    return total, max(1, int(total**2 / sum(v**2 / df for v, df in parts.values())))
+        return 0.0, 0.0, max((df for _, _, df in parts.values()), default=0)
+    df = max(1, int(total**2 / sum(spread**2 / df for _, spread, df in parts.values())))
+    return sum(variance for variance, _, _ in parts.values()), total, df
 
 
 def _same_seeds(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -90,15 +127,18 @@ def _same_seeds(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
     return a[:least], b[:least]
 
 
-def score_group(group: Sequence[Arm], name: str | None = None, wanted: str | None = None) -> list[ArmScores | None]:
-    """The primary metric of each arm on the items whose slice ``name`` is ``wanted``, None where it has none."""
-    by_label = [arm for arm in group if arm.primary_metric == "macro_f1"]
+def score_group(
+    group: Sequence[Arm], name: str | None = None, wanted: str | None = None, *, metric: str | None = None
+) -> list[ArmScores | None]:
+    """A metric (default: the primary one) of each arm on the items whose slice ``name`` is ``wanted``, None where it has none."""
+    by_label = [arm for arm in group if (metric or arm.primary_metric) == "macro_f1"]
     gold = sorted({label_key(target) for arm in by_label for items in arm.items for item in items.values() for target in item.targets})
-    return [_score_arm(arm, gold, lambda item: name is None or item.slices.get(name) == wanted) for arm in group]
+    return [
+        _score_arm(arm, metric or arm.primary_metric, gold, lambda item: name is None or item.slices.get(name) == wanted) for arm in group
+    ]
 
 
-def _score_arm(arm: Arm, labels: Sequence[str], chosen: Callable[[ScoredItem], bool]) -> ArmScores | None:
-    metric = arm.primary_metric
+def _score_arm(arm: Arm, metric: str | None, labels: Sequence[str], chosen: Callable[[ScoredItem], bool]) -> ArmScores | None:
     if metric is None or not arm.items:
         return None
     shared = [item for item in arm.items[0].values() if chosen(item) and all(item.id in other for other in arm.items)]
@@ -172,7 +212,7 @@ def interval_of(arm: Arm, scores: ArmScores, noise: tuple[float, int], slice_nam
     excess, df = noise
     if scores.is_mean and scores.table.size:
         table = dict(enumerate(scores.table))
-        found = seed_pooled_interval(table, scores.clusters, excess, df, clip=_is_share(scores.table))
+        found = seed_pooled_interval(table, scores.clusters, excess, df, clip=is_share(scores.table))
         return found._replace(value=float(scores.values.mean()))
     value = float(scores.values.mean())
     if scores.table.size:
@@ -190,8 +230,8 @@ def interval_of(arm: Arm, scores: ArmScores, noise: tuple[float, int], slice_nam
         return PooledInterval(value, None, None, True)
     if len(scores.values) < 2 or df < 1:
         return PooledInterval(value, low, high, True)
-    freedom = min(df, max(1, len(set(scores.clusters)) - 1))
-    _, low, high = add_seed_variance(Interval(value, low, high), excess / len(scores.values), freedom)
+    item_df = max(1, len(set(scores.clusters)) - 1)
+    _, low, high = add_seed_variance(Interval(value, low, high), excess / len(scores.values), df, item_df)
     if scores.table.size and low is not None and high is not None:
         low, high = max(0.0, low), min(1.0, high)  # macro F1 is a share; of other metrics the range is unknown
     return PooledInterval(value, low, high, False)
@@ -208,18 +248,19 @@ def _recorded_interval(arm: Arm, slice_name: str | None) -> tuple[float | None, 
     return float(np.mean(lows)), float(np.mean(highs))
 
 
-def _item_means(table: FloatArray) -> FloatArray:
-    """Mean over seeds of each item's score, NaN where it is defined for none."""
+def item_means(table: FloatArray) -> FloatArray:
+    """Mean over seeds of each item's score, (seeds, n) -> (n,); NaN where it is defined for none."""
     counts = np.isfinite(table).sum(axis=0)
     return np.where(counts > 0, np.nansum(table, axis=0) / np.maximum(counts, 1), np.nan)
 
 
-def _places(ids: Sequence[str], wanted: Sequence[str]) -> NDArray[np.intp]:
+def places_of(ids: Sequence[str], wanted: Sequence[str]) -> NDArray[np.intp]:
+    """Where the wanted ids are among ``ids``."""
     where = {name: place for place, name in enumerate(ids)}
     return np.array([where[name] for name in wanted], dtype=np.intp)
 
 
-def _is_share(table: FloatArray) -> bool:
+def is_share(table: FloatArray) -> bool:
     """Whether all scores are in [0, 1], so that an interval is cut there."""
     known = table[np.isfinite(table)]
     return bool(((known >= 0) & (known <= 1)).all())

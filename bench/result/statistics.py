@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -55,11 +55,26 @@ class Difference:
     """Two-sided t test over items and seeds; None where no seed variance was given."""
     n: int
     """Items that were compared."""
+    standard_error: float | None = None
+    """Of the difference, over what the interval is over; None where there is no interval."""
+    df: float | None = None
+    """Degrees of freedom of the interval's t."""
+    constant_over: int | None = None
+    """Number of clusters where no item differs, or all differ by 1 (either way), so that the standard error may be zero for want of
+    variation; else None."""
 
     @property
     def p(self) -> float:
         """The larger p: a difference is real only if it stands against both the items and the seeds."""
         return max(self.p_sign_flip, self.p_seeds or 0.0)
+
+    def interval(self, level: float) -> tuple[float, float] | None:
+        """The interval at another level than .95 (90 % for equivalence); None where there is none."""
+        if self.standard_error is None or self.df is None:
+            return None
+        least = wilson_interval(0.0, self.constant_over, level)[1] if self.constant_over else 0.0
+        half = max(least, t_quantile(level, self.df) * self.standard_error)
+        return self.delta - half, self.delta + half
 
 
 def clustered_interval(
@@ -169,7 +184,7 @@ def seed_pooled_interval(
     """A strategy's mean score with an interval over items and seeds.
 
     ``scores_by_seed``: seed -> scores (n,) in the same order of items, NaN where undefined. Var = clustered variance of the items'
-    means over seeds + excess / S, t with min(df, C - 1) degrees of freedom, where (excess, df) come from ``pooled_seed_variance``.
+    means over seeds + excess / S, t with ``joint_df`` degrees of freedom, where (excess, df) come from ``pooled_seed_variance``.
     The first term already holds the item-by-seed residual. With one seed, or df 0, the interval is over items only and says so.
     Where all scores are 0, or all are 1, Wilson's bound takes the place of the first term. Raises ValueError for no scores.
     """
@@ -181,26 +196,46 @@ def seed_pooled_interval(
     value, low, high = over_items
     if items_only or low is None or high is None:
         return PooledInterval(value, low, high, items_only)
-    freedom, seeds_part = min(df, len(set(names)) - 1), excess_seed_variance / len(table)
+    item_df, seeds_part = len(set(names)) - 1, excess_seed_variance / len(table)
     if _at_the_edge(means):
-        value, low, high = add_seed_variance(over_items, seeds_part, freedom, level)
+        value, low, high = add_seed_variance(over_items, seeds_part, df, item_df, level)
         return PooledInterval(value, max(0.0, low or 0.0), min(1.0, high or 0.0), False)
-    error = math.sqrt(_clustered_variance(means, names) + seeds_part)
+    items_part = _clustered_variance(means, names)
+    spread = (excess_seed_variance + seed_variances(table, names)[1]) / len(table)
+    freedom = joint_df(items_part, item_df, seeds_part, spread, df)
+    error = math.sqrt(items_part + seeds_part)
     return PooledInterval(value, *_around(value, error, freedom, level, clip), False)
 
 
-def add_seed_variance(interval: Interval, seed_variance: float, df: int, level: float = 0.95) -> Interval:
+def joint_df(item_variance: float, item_df: int, seed_variance: float, seed_spread: float, seed_df: int) -> float:
+    """Degrees of freedom of ``item_variance`` + ``seed_variance``, by Satterthwaite (1946).
+
+    The seed variance is a difference (excess = v - w, divided by S), and as uncertain as the v that it is made of: ``seed_spread`` is
+    v / S, with ``seed_df`` degrees of freedom. So few seeds make the interval wide only as far as seeds make up the variance. Never
+    less than the smaller of the two.
+    """
+    least = float(min(item_df, seed_df))
+    uncertainty = item_variance**2 / item_df + seed_spread**2 / seed_df
+    return max(least, (item_variance + seed_variance) ** 2 / uncertainty) if uncertainty > 0 else least
+
+
+def add_seed_variance(interval: Interval, seed_variance: float, df: int, item_df: int | None = None, level: float = 0.95) -> Interval:
     """An interval over items that is no t interval (Wilson, bootstrap), widened to items and seeds, each side for itself.
 
-    A side's standard error is its width over the normal quantile; ``seed_variance`` (excess / S) is added to its square, and the
-    new width is the t quantile with ``df`` degrees of freedom times the root.
+    A side's standard error is its width over the normal quantile; ``seed_variance`` (excess / S, with ``df`` degrees of freedom) is
+    added to its square, and the new width is the t quantile times the root: with ``joint_df`` degrees of freedom, or with ``df`` where
+    ``item_df`` (clusters - 1) is not known.
     """
     value, low, high = interval
     if low is None or high is None:
         return interval
-    z, t = NormalDist().inv_cdf(0.5 + level / 2), t_quantile(level, df)
-    down, up = (t * math.sqrt((side / z) ** 2 + seed_variance) for side in (value - low, high - value))
-    return Interval(value, value - down, value + up)
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    widths = []
+    for side in (value - low, high - value):
+        items_part = (side / z) ** 2
+        freedom = df if item_df is None else joint_df(items_part, item_df, seed_variance, seed_variance, df)
+        widths.append(t_quantile(level, freedom) * math.sqrt(items_part + seed_variance))
+    return Interval(value, value - widths[0], value + widths[1])
 
 
 def paired_difference(
@@ -210,6 +245,7 @@ def paired_difference(
     *,
     seed_variance: float = 0.0,
     df: int = 0,
+    seed_spread: float | None = None,
     level: float = 0.95,
     n_flips: int = 10_000,
     seed: int = 0,
@@ -218,8 +254,9 @@ def paired_difference(
 
     p: sign-flip test on the clusters' sums of differences, (1 + #{|d*| >= |d|}) / (R + 1), exact in level (approximate
     randomisation). Interval: clustered t interval; with ``seed_variance`` (excess / S of A plus excess / S of B) and its ``df`` it is
-    over items and seeds, and so is ``p_seeds``. Where every item differs by the same 0, 1 or -1, the clustered error is zero
-    and Wilson's bound for 0 of C takes its place in the interval. Raises ValueError where no item is left.
+    over items and seeds, and so is ``p_seeds``. ``seed_spread`` (v / S of A plus v / S of B) is for ``joint_df``; without it the
+    degrees of freedom are those of the seeds alone, which is too few. Where every item differs by the same 0, 1 or -1, the clustered
+    error is zero and Wilson's bound for 0 of C takes its place in the interval. Raises ValueError where no item is left.
     """
     d, names = _keep((a - b)[None, :], np.isfinite(a) & np.isfinite(b), clusters)
     d = d[0]
@@ -227,8 +264,7 @@ def paired_difference(
     delta = float(d.mean())
     p = _sign_flip(np.bincount(codes, d, count).astype(np.float64), n_flips, seed)
     variance = _clustered_variance(d, names) if count > 1 else 0.0
-    least = wilson_interval(0.0, count, level)[1] if _at_the_edge(abs(d)) else 0.0
-    return _difference(delta, variance, p, count, len(d), seed_variance, df, level, least)
+    return _difference(delta, variance, p, count, len(d), seed_variance, df, level, seed_spread, constant=_at_the_edge(abs(d)))
 
 
 def paired_statistic_difference(
@@ -239,6 +275,7 @@ def paired_statistic_difference(
     *,
     seed_variance: float = 0.0,
     df: int = 0,
+    seed_spread: float | None = None,
     level: float = 0.95,
     n_resamples: int = 2_000,
     seed: int = 0,
@@ -246,7 +283,8 @@ def paired_statistic_difference(
     """``paired_difference`` for a statistic of sums, such as macro F1: clusters swap sides at random and it is computed again.
 
     ``a`` and ``b``: (seeds, n, k) with the same number of seeds; the statistic is averaged over them. The standard error of the
-    difference is that of a cluster bootstrap.
+    difference is that of a cluster bootstrap; where A and B are the same in every cluster it is zero, and Wilson's bound for 0 of C
+    takes its place in the interval.
     """
     codes, count = _codes(clusters, a.shape[1])
     sums_a, sums_b = (np.stack([_sum_rows(rows, codes, count) for rows in side]) for side in (a, b))
@@ -259,7 +297,8 @@ def paired_statistic_difference(
     p = _share_at_least(swapped, delta)
     weights = generator.multinomial(count, np.full(count, 1 / count), size=n_resamples).astype(np.float64)
     drawn = np.mean(statistic(weights @ sums_a), axis=0) - np.mean(statistic(weights @ sums_b), axis=0)
-    return _difference(delta, float(np.var(drawn, ddof=1)), p, count, a.shape[1], seed_variance, df, level)
+    same = bool(np.array_equal(sums_a, sums_b))
+    return _difference(delta, float(np.var(drawn, ddof=1)), p, count, a.shape[1], seed_variance, df, level, seed_spread, constant=same)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -287,18 +326,21 @@ def macro_f1_of_sums(sums: FloatArray) -> FloatArray:
 
 
 def _difference(
-    delta: float, variance: float, p: float, count: int, n: int, seed_variance: float, df: int, level: float, least: float = 0.0
-) -> Difference:
-    """``least``: half-width below which the interval makes no sense."""
+    delta: float, variance: float, p: float, count: int, n: int, seed_variance: float, df: int, level: float,
+    seed_spread: float | None, *, constant: bool,
+) -> Difference:  # fmt: skip
     if count < 2:
         return Difference(delta, None, None, p, None, n)
-    freedom = min(df, count - 1) if df > 0 else count - 1
+    freedom = float(min(df, count - 1) if df > 0 else count - 1)
+    if df > 0 and seed_spread is not None:
+        freedom = joint_df(variance, count - 1, seed_variance, seed_spread, df)
     error = math.sqrt(variance + seed_variance)
-    half = max(least, t_quantile(level, freedom) * error)
     p_seeds = None
     if df > 0:
         p_seeds = 1.0 if delta == 0 else 0.0 if error == 0 else max(0.0, 1 - t_within(abs(delta) / error, freedom))
-    return Difference(delta, delta - half, delta + half, p, p_seeds, n)
+    found = Difference(delta, None, None, p, p_seeds, n, error, freedom, count if constant else None)
+    low, high = found.interval(level) or (None, None)
+    return replace(found, low=low, high=high)
 
 
 def _keep(scores: FloatArray, kept: NDArray[np.bool_] | np.bool_, clusters: Sequence[str]) -> tuple[FloatArray, list[str]]:
@@ -333,7 +375,7 @@ def _clustered_variance(scores: FloatArray, clusters: Sequence[str]) -> float:
     return float(count / (count - 1) * (sums**2).sum()) / len(scores) ** 2
 
 
-def _around(value: float, error: float, df: int, level: float, clip: bool) -> tuple[float, float]:
+def _around(value: float, error: float, df: float, level: float, clip: bool) -> tuple[float, float]:
     half = t_quantile(level, df) * error
     low, high = value - half, value + half
     return (max(0.0, low), min(1.0, high)) if clip else (low, high)

@@ -14,6 +14,9 @@ from bench.task.load import load_task
 from bench.task.rows import SPLITS
 from bench.task.schema import Example, Task, TaskKind
 
+TYPICAL_DISCORDANCE = 0.2
+"""Share of items that exactly one of two strategies has right; what it is shows after a run (``bench compare``)."""
+
 
 def validate(folder: Path | str, data: str | None = None) -> list[str]:
     """Load a task with all checks and say what is in it.
@@ -29,6 +32,7 @@ def validate(folder: Path | str, data: str | None = None) -> list[str]:
         BenchError: As `load_task`, and where a metric has no meaning for the task's kind.
     """
     from bench.metric.score import check_metrics
+    from bench.result.paired import minimum_detectable_effect
 
     task = load_task(folder, data=data)
     check_metrics(task.config.metrics, task.config.kind, f"{task.folder / 'task.yaml'}: metrics")
@@ -55,6 +59,11 @@ def validate(folder: Path | str, data: str | None = None) -> list[str]:
     for name in task.config.slices:
         counts = Counter(example.slices[name] for example in task.test)
         lines.append(f"slice {name}: {_shares(counts)} of test")
+    clusters = len({e.cluster for e in task.test})
+    lines.append(
+        f"power: a true difference of {100 * minimum_detectable_effect(TYPICAL_DISCORDANCE, clusters):.1f} points or more is found with"
+        f" probability .8 where two strategies disagree on {TYPICAL_DISCORDANCE:.0%} of {clusters} independent items (clusters)"
+    )
     lines += [f"warning: {warning}" for warning in task.warnings]
     lines.append(f"fingerprint: {task.fingerprint}")
     return lines

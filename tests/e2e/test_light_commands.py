@@ -90,6 +90,12 @@ def test_a_table(done_run: RunFolder, tmp_path: Path, format: str) -> None:
     assert not modules & (NEVER | {"pandas", "pyarrow"})
 
 
+def test_a_comparison(done_run: RunFolder, tmp_path: Path) -> None:
+    text, modules = imported_by(tmp_path, "compare", done_run.path, "--baseline", "zero-shot")
+    assert "few-shot" in text
+    assert not modules & (NEVER | {"pandas", "pyarrow"})
+
+
 def test_a_run_of_which_every_cell_is_done(done_run: RunFolder, tmp_path: Path) -> None:
     options: list[str | Path] = ["--results", done_run.path.parent, "--name", done_run.path.name, "--seeds", "2", "--limit", "5"]
     for task in ("product_support", "abstract_summary"):
