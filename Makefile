@@ -24,7 +24,7 @@ bench-all: $(INSTALLED)  ## run every strategy of the catalogue, and those that 
 	$(BIN)/bench run reasoning $(ARGS)
 
 # Each suite is one question; the order puts the long one first.
-CLAIMS := claims-strategies claims-updates claims-paraphrases claims-unknown claims-exposures claims-negatives claims-reasoning
+CLAIMS := claims-strategies claims-forgetting claims-updates claims-paraphrases claims-unknown claims-exposures claims-negatives claims-reasoning
 
 claims: $(INSTALLED)  ## run what decides the published claims of bench/claims.yaml and judge them
 	$(BIN)/bench world make-claim-tasks

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.errors import BenchError, did_you_mean
+from bench.metric.cli import register as register_metrics
 from bench.result.cli import register as register_result
 from bench.world.cli import base_app, world_app
 
@@ -312,6 +313,9 @@ def new_task(
 
     make(folder, kind)
     console().print(f"Made {folder}. Check it with: bench validate {folder}", highlight=False)
+
+
+register_metrics(app)
 
 
 @app.command()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from bench.metric.sample import Sample, mean
 from bench.metric.text import is_abstention
 from bench.task.schema import TaskKind
+
+if TYPE_CHECKING:
+    from bench.result.statistics import FloatArray
 
 FieldType = Literal["string", "integer", "number", "boolean"]
 ALL_KINDS: frozenset[TaskKind] = frozenset(get_args(TaskKind))
@@ -36,6 +39,10 @@ class Metric:
     """The kinds of task that it has a meaning for."""
     mean_of_items: ClassVar[bool] = True
     """True: the corpus value is the mean of the defined item scores. False: there are no item scores."""
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """Between what a score always lies; infinite where there is no bound. An interval is cut there."""
+    biased_up: ClassVar[bool] = False
+    """Whether a resample comes out higher than the items themselves, as what sums up deviations of either sign does."""
     correct_at: ClassVar[float | None] = None
     """As a task's primary metric, the item score from which an answer counts as correct; None: it cannot judge answers."""
     compares_ids: ClassVar[bool] = False
@@ -56,9 +63,25 @@ class Metric:
     def sample_level(self, sample: Sample) -> float | None:
         """The score of one item; None where it is undefined. Never raises for any text."""
 
+    def undefined_because(self, sample: Sample) -> str | None:
+        """Why an item has no score, in a few words. Asked of items without one; where the metric has no item scores, of all items, and
+        None says that the item counts."""
+        return None
+
     def corpus_level(self, samples: Sequence[Sample]) -> float | None:
         """The value of a set of items; None where it is undefined for all of them."""
         return mean([score for score in map(self.sample_level, samples) if score is not None])
+
+    def statistic(self, samples: Sequence[Sample]) -> Callable[[FloatArray], FloatArray]:
+        """The value of resamples of these items: maps how often each item is drawn, (R, n) whole numbers, to values (R,), NaN where
+        undefined. Here each resample is scored anew, which is slow."""
+        import numpy as np
+
+        def values(weights: FloatArray) -> FloatArray:
+            drawn = ([s for s, times in zip(samples, row, strict=True) for _ in range(int(times))] for row in weights)
+            return np.array([np.nan if value is None else value for value in map(self.corpus_level, drawn)], dtype=np.float64)
+
+        return values
 
     def compute(self, *, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float | None]:
         """The value of the predictions under the metric's name; None where the metric is undefined for all of them.
@@ -71,6 +94,12 @@ class Metric:
             ValueError: There are not as many references as predictions.
         """
         return {self.name: self.corpus_level(self.make_samples(predictions, references))}
+
+    def no_claim(self, sample: Sample) -> str | None:
+        """Why an answer claims nothing, so that nothing in it can be false; None where it claims something."""
+        if sample.outcome == "abstained" or self.abstains(sample.prediction):
+            return "abstained"
+        return None if sample.prediction.strip() else "empty answer"
 
     def abstains(self, text: str) -> bool:
         return is_abstention(text, self.abstain)
@@ -86,6 +115,24 @@ class Metric:
         return [self.make_sample(p, r) for p, r in zip(predictions, references, strict=True)]
 
 
+class CorpusMetric(Metric):
+    """A metric without item scores. It says what its value is for items that are drawn a number of times each."""
+
+    mean_of_items = False
+
+    def sample_level(self, sample: Sample) -> None:
+        return None
+
+    @abstractmethod
+    def statistic(self, samples: Sequence[Sample]) -> Callable[[FloatArray], FloatArray]: ...
+
+    def corpus_level(self, samples: Sequence[Sample]) -> float | None:
+        import numpy as np  # here, since most metrics do without
+
+        value = float(self.statistic(samples)(np.ones((1, len(samples))))[0])
+        return None if np.isnan(value) else value
+
+
 class AnswerMetric(Metric):
     """A metric that compares the answer with each target; the best match counts.
 
@@ -96,6 +143,9 @@ class AnswerMetric(Metric):
     @abstractmethod
     def match(self, prediction: str, target: str) -> float | None:
         """How well the prediction matches one target, in [0, 1]; None where the target allows no comparison."""
+
+    def undefined_because(self, sample: Sample) -> str | None:
+        return "no target to compare with"
 
     def sample_level(self, sample: Sample) -> float | None:
         if not sample.answerable:

@@ -18,6 +18,9 @@ class AccuracyNormalized(Metric):
     name = "accuracy_normalized"
     kinds = frozenset({"multiple_choice"})
 
+    def undefined_because(self, sample: Sample) -> str | None:
+        return None if sample.option_logprobs else "no log-probabilities"
+
     def sample_level(self, sample: Sample) -> float | None:
         if not sample.option_logprobs:
             return None

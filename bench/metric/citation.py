@@ -3,6 +3,7 @@
 After the citation precision and recall of ALCE (Gao et al. 2023, arXiv 2305.14627), where a model of inference judges whether the
 cited text supports each statement. Here a citation is right if its passage is gold: exact and free, but it needs labelled evidence,
 asks nothing of the statement that carries the citation, and counts a passage that supports the answer without being gold as wrong.
+An answer is one statement here, as are the short answers of this package's tasks.
 
 Used alone, a prediction is the list of cited ids and a reference the list of gold ids.
 """
@@ -43,16 +44,24 @@ def split_citations(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 class _CitationMetric(Metric):
-    """Undefined where the strategy does not cite or no passage is gold. A passage cited twice counts once."""
+    """Undefined where the strategy does not cite, no passage is gold, or the answer claims nothing (an abstention, an empty answer). A
+    passage cited twice counts once."""
 
     compares_ids = True
 
     @abstractmethod
-    def share(self, cited: frozenset[str], gold: frozenset[str]) -> float | None:
-        """The score of one answer; `gold` is not empty."""
+    def share(self, cited: frozenset[str], gold: frozenset[str]) -> float:
+        """The score of one answer for which it is defined."""
+
+    def undefined_because(self, sample: Sample) -> str | None:
+        if sample.cited_ids is None:
+            return "the strategy does not cite"
+        if not sample.gold_ids:
+            return "no gold passage"
+        return None if sample.outcome is None else self.no_claim(sample)  # used alone, there are ids only and no answer
 
     def sample_level(self, sample: Sample) -> float | None:
-        if sample.cited_ids is None or not sample.gold_ids:
+        if self.undefined_because(sample) or sample.cited_ids is None:
             return None
         return self.share(frozenset(sample.cited_ids), frozenset(sample.gold_ids))
 
@@ -65,8 +74,11 @@ class CitationPrecision(_CitationMetric):
 
     name = "citation_precision"
 
-    def share(self, cited: frozenset[str], gold: frozenset[str]) -> float | None:
-        return len(cited & gold) / len(cited) if cited else None
+    def undefined_because(self, sample: Sample) -> str | None:
+        return super().undefined_because(sample) or (None if sample.cited_ids else "no citation")
+
+    def share(self, cited: frozenset[str], gold: frozenset[str]) -> float:
+        return len(cited & gold) / len(cited)
 
 
 class CitationRecall(_CitationMetric):

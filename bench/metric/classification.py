@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from bench.metric.base import AnswerMetric, Metric
+from bench.metric.base import AnswerMetric, CorpusMetric
 from bench.metric.sample import Sample
 from bench.metric.text import label_key, macro_f1
+
+if TYPE_CHECKING:
+    from bench.result.statistics import FloatArray
 
 
 class Accuracy(AnswerMetric):
@@ -25,15 +29,20 @@ class Accuracy(AnswerMetric):
         return float(label_key(prediction) == label_key(target))
 
 
-class MacroF1(Metric):
+class MacroF1(CorpusMetric):
     """Unweighted mean over the labels of each label's F1 (see `bench.metric.text.macro_f1`). It has no item scores."""
 
     name = "macro_f1"
     kinds = frozenset({"classification"})
-    mean_of_items = False
-
-    def sample_level(self, sample: Sample) -> None:
-        return None
 
     def corpus_level(self, samples: Sequence[Sample]) -> float | None:
         return macro_f1((sample.prediction, sample.targets) for sample in samples)
+
+    def statistic(self, samples: Sequence[Sample]) -> Callable[[FloatArray], FloatArray]:
+        from bench.result.statistics import macro_f1_of_sums, macro_f1_rows
+
+        said = [label_key(sample.prediction) for sample in samples]
+        golds = [[label_key(target) for target in sample.targets] for sample in samples]
+        gold = [s if s in g else (g[0] if g else "") for s, g in zip(said, golds, strict=True)]
+        rows = macro_f1_rows(gold, said, sorted({label for g in golds for label in g}))
+        return lambda weights: macro_f1_of_sums(weights @ rows)

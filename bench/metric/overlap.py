@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.metric.base import AnswerMetric, FieldType
+from bench.metric.sample import Sample
 from bench.metric.text import normalize, overlap
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -33,6 +34,25 @@ class TokenF1(AnswerMetric):
     def match(self, prediction: str, target: str) -> float:
         common, said, wanted = overlap(prediction, target)
         return 2 * common / (said + wanted) if common else float(said == wanted == 0)
+
+
+class AnswerRecall(AnswerMetric):
+    """Share of the target's words that the answer holds (multiset of SQuAD-normalised words), in [0, 1]; the best target counts.
+
+    For answers in whole sentences, on which it agrees best with human judgment (Adlakha et al. 2024, "Evaluating Correctness and
+    Faithfulness of Instruction-Following Models for Question Answering": recall). It does not see what else the answer claims: read it
+    beside `k_precision` or `passage_precision`.
+    """
+
+    name = "answer_recall"
+    kinds = frozenset({"qa", "summarization"})
+
+    def undefined_because(self, sample: Sample) -> str | None:
+        return "no word in the target"
+
+    def match(self, prediction: str, target: str) -> float | None:
+        common, _, wanted = overlap(prediction, target)
+        return common / wanted if wanted else None
 
 
 class _Rouge(AnswerMetric):

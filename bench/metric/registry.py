@@ -37,6 +37,7 @@ _LABELS: Final[frozenset[TaskKind]] = frozenset({"classification"})
 _SUMMARY: Final[frozenset[TaskKind]] = frozenset({"summarization"})
 _FIELDS: Final[frozenset[TaskKind]] = frozenset({"structured"})
 _CHOICE: Final[frozenset[TaskKind]] = frozenset({"multiple_choice"})
+_JUDGED: Final = _QA | _LABELS | _FIELDS | _CHOICE
 _ANY: Final = _QA | _LABELS | _SUMMARY | _FIELDS | _CHOICE
 
 BUILT_IN: Final[Mapping[str, Entry]] = {
@@ -45,6 +46,7 @@ BUILT_IN: Final[Mapping[str, Entry]] = {
     "macro_f1": Entry("classification:MacroF1", _LABELS, "unweighted mean of the F1 of each label"),
     "exact_match": Entry("overlap:ExactMatch", _QA | _LABELS, "share of answers equal to a target after SQuAD normalisation"),
     "f1": Entry("overlap:TokenF1", _QA | _SUMMARY, "token F1 with the nearest target after SQuAD normalisation"),
+    "answer_recall": Entry("overlap:AnswerRecall", _QA | _SUMMARY, "share of the target's words found in the answer"),
     "rouge1": Entry("overlap:Rouge1", _QA | _SUMMARY, "ROUGE-1 F-measure (stemmed words)"),
     "rouge2": Entry("overlap:Rouge2", _QA | _SUMMARY, "ROUGE-2 F-measure (stemmed word pairs)"),
     "rougeL": Entry("overlap:RougeL", _QA | _SUMMARY, "ROUGE-L F-measure (longest common subsequence)"),
@@ -58,9 +60,28 @@ BUILT_IN: Final[Mapping[str, Entry]] = {
     "accuracy_given_attempted": Entry("hallucination:AccuracyGivenAttempted", _ANY, "share right among the items attempted"),
     "no_answer_accuracy": Entry("hallucination:NoAnswerAccuracy", _ANY, "share abstained from among the items without an answer"),
     "false_refusal_rate": Entry("hallucination:FalseRefusalRate", _ANY, "share abstained from among the items with an answer"),
-    "k_precision": Entry("hallucination:KPrecision", _ANY, "share of the answer's words found in the gold evidence"),
+    "correct_overall": Entry("hallucination:CorrectOverall", _ANY, "share right among the items with an answer, attempted or not"),
+    "f_attempted": Entry("hallucination:FAttempted", _ANY, "harmonic mean of accuracy_given_attempted and correct_overall"),
+    "penalized_score_1": Entry("hallucination:PenalizedScore1", _ANY, "mean of 1 right, -1 wrong, 0 abstained"),
+    "penalized_score_3": Entry("hallucination:PenalizedScore3", _ANY, "mean of 1 right, -3 wrong, 0 abstained"),
+    "youden_j": Entry("hallucination:YoudenJ", _ANY, "no_answer_accuracy minus false_refusal_rate"),
+    "k_precision": Entry("grounding:KPrecision", _ANY, "share of the answer's words found in the gold evidence"),
+    "k_recall": Entry("grounding:KRecall", _ANY, "share of the gold evidence's words found in the answer"),
+    "passage_precision": Entry("grounding:PassagePrecision", _ANY, "share of the answer's words found in the passages read"),
+    "number_support": Entry("grounding:NumberSupport", _ANY, "share of the answer's numbers found in what was read or the question"),
+    "entity_support": Entry("grounding:EntitySupport", _ANY, "share of the answer's names found in what was read or the question"),
+    "ece": Entry("confidence:ExpectedCalibrationError", _JUDGED, "mean distance of confidence and accuracy, corrected for noise"),
+    "brier": Entry("confidence:Brier", _JUDGED, "mean squared distance of confidence and being right"),
+    "brier_reliability": Entry("confidence:BrierReliability", _JUDGED, "the part of the Brier score that is miscalibration"),
+    "brier_resolution": Entry("confidence:BrierResolution", _JUDGED, "the part of the Brier score that tells right from wrong"),
+    "confidence_nll": Entry("confidence:ConfidenceNLL", _JUDGED, "mean negative log-likelihood of being right or wrong"),
+    "confidence_auroc": Entry("confidence:ConfidenceAUROC", _JUDGED, "chance that a right answer is more confident than a wrong one"),
+    "aurc": Entry("confidence:RiskCoverage", _JUDGED, "error rate of the most confident answers, averaged over all coverages"),
+    "excess_aurc": Entry("confidence:ExcessRiskCoverage", _JUDGED, "aurc above the least that as many wrong answers allow"),
+    "accuracy_at_80_coverage": Entry("confidence:AccuracyAtCoverage", _JUDGED, "share right among the 80 % most confident attempts"),
     "recall_at_k": Entry("retrieval:RecallAtK", _ANY, "share of the gold passages among those retrieved"),
     "mrr": Entry("retrieval:MeanReciprocalRank", _ANY, "mean of 1 / rank of the first gold passage"),
+    "right_without_evidence": Entry("retrieval:RightWithoutEvidence", _ANY, "share of right answers without a gold passage"),
     "citation_precision": Entry("citation:CitationPrecision", _ANY, "share of the cited passages that are gold"),
     "citation_recall": Entry("citation:CitationRecall", _ANY, "share of the gold passages that are cited"),
 }

@@ -31,6 +31,12 @@ class Sample:
     """Multiple choice: what was to be chosen from. Empty for the other kinds."""
     option_logprobs: tuple[float, ...] | None = None
     """Log-probability (natural log) of each option, the sum over its tokens. None where no model was asked for them."""
+    passages: tuple[str, ...] | None = None
+    """Texts that the model was handed to read, best first. None where the strategy reads nothing; empty where nothing was found."""
+    question: str = ""
+    """What was asked."""
+    logprob: float | None = None
+    """Log-probability (natural log) of the answer, the sum over its tokens. None where it is not known, or is of reasoning as well."""
 
 
 def mean(scores: Iterable[float]) -> float | None:

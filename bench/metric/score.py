@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from bench.errors import BenchError
-from bench.metric.registry import BUILT_IN, get, kinds
+from bench.metric.registry import get, kinds
 from bench.metric.sample import Sample, mean
-from bench.metric.text import macro_f1
 from bench.result.schema import Outcome
-from bench.task.schema import Example, Task, TaskKind
+from bench.task.schema import Example, Passage, Task, TaskKind
 
 if TYPE_CHECKING:
     from bench.metric.base import Metric
 
-SCORING_VERSION: Final = 1
+SCORING_VERSION: Final = 2
 """Part of the cell id. Raise it with every change that can change a score or an outcome."""
 
 DEFAULT_JUDGE: Final[Mapping[TaskKind, str]] = {
@@ -44,6 +43,13 @@ class Answer:
     option_logprobs: tuple[float, ...] | None = None
     """Multiple choice: log-probability (natural log) of each of the example's options, in their order, the sum over its tokens.
     None where no model was asked for them."""
+    logprob: float | None = None
+    """Log-probability (natural log) of the answer, the sum over its tokens. None where no model was asked, and after a chain of thought,
+    whose tokens would count as well."""
+    passages: tuple[Passage, ...] | None = None
+    """What the model was handed to read, best first, each with the id of its document. None where the strategy reads nothing."""
+    left_out: tuple[Passage, ...] = ()
+    """What was retrieved too, but left out of the prompt to fit the window."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class Scores:
     """A metric that is undefined for every item is absent."""
     undefined: dict[str, int]
     """For every metric asked for: the number of items that it could not score."""
+    reasons: list[dict[str, str]]
+    """One per answer, in order: the metrics that are undefined for the item, and why."""
 
 
 class ItemLike(Protocol):
@@ -68,17 +76,21 @@ class ItemLike(Protocol):
     @property
     def targets(self) -> list[str]: ...
     @property
+    def answerable(self) -> bool: ...
+    @property
     def outcome(self) -> Outcome: ...
     @property
     def scores(self) -> dict[str, float]: ...
+    @property
+    def reasoning(self) -> str | None: ...
+    @property
+    def logprob(self) -> float | None: ...
+    @property
+    def option_logprobs(self) -> list[float] | None: ...
 
 
 def score(task: Task, answers: Sequence[Answer], metric_names: Sequence[str] | None = None) -> Scores:
-    """Score the answers by the task's metrics and those that always stand, or by the metrics named and no others.
-
-    Always, but for summaries and multiple choice: hallucination_rate, abstention_rate, accuracy_given_attempted. Where they have a meaning:
-    format_validity, retrieval recall and MRR, citation precision and recall, k_precision, and, with unanswerable items,
-    no_answer_accuracy and false_refusal_rate.
+    """Score the answers by the task's metrics and those that always stand (`names_for`), or by the metrics named and no others.
 
     The outcome of an item is by the task's primary metric (`bench.metric.hallucination.judge_outcome`), whichever metrics are named:
     right from 1.0 for exact_match, accuracy and field_accuracy, and from 0.5 for f1 and ROUGE.
@@ -100,41 +112,55 @@ def score(task: Task, answers: Sequence[Answer], metric_names: Sequence[str] | N
     samples = [_sample(answer) for answer in answers]
     samples = [replace(sample, outcome=judge_outcome(sample, judge)) for sample in samples]
     items: list[dict[str, float]] = [{} for _ in samples]
+    reasons: list[dict[str, str]] = [{} for _ in samples]
     corpus: dict[str, float] = {}
     undefined: dict[str, int] = {}
     for name in names:
         metric = _build(get(name), task)
-        if metric.mean_of_items:
-            for item, sample in zip(items, samples, strict=True):
-                if (value := metric.sample_level(sample)) is not None:
-                    item[name] = value
-            total = mean(item[name] for item in items if name in item)
-            undefined[name] = sum(name not in item for item in items)
-        else:
-            total = metric.corpus_level(samples)
-            undefined[name] = len(samples) if total is None else 0
+        for item, why, sample in zip(items, reasons, samples, strict=True):
+            value = metric.sample_level(sample) if metric.mean_of_items else None
+            if value is not None:
+                item[name] = value
+            elif metric.mean_of_items:
+                why[name] = metric.undefined_because(sample) or UNDEFINED
+            elif reason := metric.undefined_because(sample):
+                why[name] = reason
+        total = mean(item[name] for item in items if name in item) if metric.mean_of_items else metric.corpus_level(samples)
+        undefined[name] = len(samples) if total is None else sum(name in why for why in reasons)
         if total is not None:
             corpus[name] = total
-    return Scores([sample.outcome or "incorrect" for sample in samples], items, corpus, undefined)
+    return Scores([sample.outcome or "incorrect" for sample in samples], items, corpus, undefined, reasons)
+
+
+UNDEFINED: Final = "undefined"
+"""The reason where a metric gives none."""
+
+
+def as_sample(item: ItemLike) -> Sample:
+    """What metrics without item scores see of a scored item."""
+    return Sample(
+        prediction=item.prediction,
+        targets=tuple(item.targets),
+        answerable=item.answerable,
+        outcome=item.outcome,
+        logprob=None if item.reasoning else item.logprob,
+        option_logprobs=None if item.option_logprobs is None else tuple(item.option_logprobs),
+    )
 
 
 def corpus_value(name: str, items: Sequence[ItemLike]) -> float | None:
     """The metric's value over any set of items (a slice, a resample), from the items alone; None where it is undefined.
 
-    A plugin's metric that is no mean of item scores is given prediction, targets and outcome, and none of the task's settings.
+    A plugin's metric that is no mean of item scores is given what `as_sample` makes of an item, and none of the task's settings.
 
     Raises:
         BenchError: No item has a score of this name and no metric has it either.
     """
-    if name == "macro_f1":
-        return macro_f1((item.prediction, item.targets) for item in items)
     value = mean(item.scores[name] for item in items if name in item.scores)
-    if value is not None or name in BUILT_IN:  # the other built-in metrics are means of item scores
+    if value is not None:
         return value
     metric = get(name)
-    if metric.mean_of_items:
-        return None
-    return metric().corpus_level([Sample(item.prediction, tuple(item.targets), outcome=item.outcome) for item in items])
+    return None if metric.mean_of_items else metric().corpus_level([as_sample(item) for item in items])
 
 
 def check_metrics(names: Sequence[str], kind: TaskKind, where: str) -> None:
@@ -162,19 +188,34 @@ def names_for(task: Task, examples: Sequence[Example], retrieves: bool, cites: b
 
     ``retrieves``: whether the strategy hands the model passages; ``cites``: whether it asks for the one that an answer rests on.
     """
+    kind = task.config.kind
+    has_evidence = any(example.evidence for example in examples)
+    unanswerable = any(not example.answerable for example in examples)
+    writes = kind in ("qa", "summarization")  # labels, options and JSON are not the model's own words
     names = [*task.config.metrics]
     # A summary is more or less good, not right or wrong; a choice is always an attempt, so these would be accuracy again, and 0.
-    if task.config.kind not in ("summarization", "multiple_choice"):
+    if kind not in ("summarization", "multiple_choice"):
         names += ["hallucination_rate", "abstention_rate", "accuracy_given_attempted"]
-    if (task.config.kind == "classification" and task.labels) or (task.config.kind == "structured" and task.config.fields):
+        if task.config.abstain:
+            names += ["correct_overall", "f_attempted", "penalized_score_1", "penalized_score_3"]
+    if unanswerable:
+        names += ["no_answer_accuracy", "false_refusal_rate", "youden_j"]
+    if kind != "summarization":
+        names += ["ece", "brier", "confidence_auroc", "aurc"]
+    if (kind == "classification" and task.labels) or (kind == "structured" and task.config.fields):
         names.append("format_validity")
-    if any(not example.answerable for example in examples):
-        names += ["no_answer_accuracy", "false_refusal_rate"]
-    has_evidence = any(example.evidence for example in examples)
-    if (has_evidence and task.config.kind != "multiple_choice") or task.config.kind == "summarization":  # options are not the model's words
+    if (has_evidence and kind != "multiple_choice") or kind == "summarization":
         names.append("k_precision")
+    if kind == "summarization":
+        names.append("k_recall")
+    if kind == "qa":
+        names.append("answer_recall")
+    if writes and (has_evidence or retrieves or kind == "summarization"):
+        names += ["number_support", "entity_support"]
+    if writes and retrieves:
+        names.append("passage_precision")
     if has_evidence and retrieves:
-        names += ["recall_at_k", "mrr"]
+        names += ["recall_at_k", "mrr", "right_without_evidence"]
     if has_evidence and cites:
         names += ["citation_precision", "citation_recall"]
     return list(dict.fromkeys(names))
@@ -198,6 +239,9 @@ def _sample(answer: Answer) -> Sample:
         retrieved_ids=answer.retrieved_ids,
         gold_ids=answer.example.evidence,
         cited_ids=answer.cited_ids,
+        passages=None if answer.passages is None else tuple(passage.text for passage in answer.passages),
+        question=answer.example.input,
+        logprob=answer.logprob,
         options=answer.example.options,
         option_logprobs=answer.option_logprobs,
     )

@@ -43,6 +43,9 @@ class FormatValidity(Metric):
     name = "format_validity"
     kinds = frozenset({"classification", "structured"})
 
+    def undefined_because(self, sample: Sample) -> str | None:
+        return None if self.fields or self.labels else "the task declares no labels or fields"
+
     def sample_level(self, sample: Sample) -> float | None:
         if not self.fields and not self.labels:
             return None
@@ -66,6 +69,9 @@ class FieldAccuracy(AnswerMetric):
     name = "field_accuracy"
     kinds = frozenset({"structured"})
     correct_at = 1.0
+
+    def undefined_because(self, sample: Sample) -> str | None:
+        return "no target is a JSON object"
 
     def match(self, prediction: str, target: str) -> float | None:
         wanted = parse_object(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
@@ -35,6 +36,9 @@ class KeyFactCoverage(AnswerMetric):
     name = "key_fact_coverage"
     kinds = frozenset({"summarization"})
 
+    def undefined_because(self, sample: Sample) -> str | None:
+        return "no content word in the reference"
+
     def match(self, prediction: str, target: str) -> float | None:
         wanted = key_facts(target)
         return len(wanted & key_facts(prediction)) / len(wanted) if wanted else None
@@ -48,7 +52,11 @@ class LengthRatio(Metric):
 
     name = "length_ratio"
     higher_is_better = None
+    bounds = (0.0, math.inf)
     kinds = frozenset({"summarization"})
+
+    def undefined_because(self, sample: Sample) -> str | None:
+        return "no word in the reference" if sample.answerable else "has no answer"
 
     def sample_level(self, sample: Sample) -> float | None:
         said = len(sample.prediction.split())

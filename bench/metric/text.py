@@ -27,6 +27,12 @@ def tokens(text: str) -> list[str]:
     return normalize(text).split()
 
 
+def stands_in(part: str, text: str) -> bool:
+    """Whether the words of `part`, normalised, stand one after another in the text; never where `part` has no word."""
+    words = normalize(part)
+    return bool(words) and f" {words} " in f" {normalize(text)} "
+
+
 def label_key(text: str) -> str:
     """How labels compare: without regard to case and to whitespace at the ends or in runs; punctuation and articles count."""
     return " ".join(text.casefold().split())

@@ -297,9 +297,9 @@ class LanguageModel:
         Rows are padded on the right and carry no mask: under causal attention no real token sees the padding. Without virtual
         tokens, logits are computed only at positions from which some row's completion is predicted.
         """
-        return mean_nats(*self._completion_logits(pairs), weights)
+        return mean_nats(*self.completion_logits(pairs), weights)
 
-    def _completion_logits(self, pairs: Sequence[tuple[Sequence[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def completion_logits(self, pairs: Sequence[tuple[Sequence[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (rows, positions, vocabulary) and the tokens to come (rows, positions), `IGNORED` where a row's completion has none."""
         width = max(len(ids) for ids, _ in pairs)
         first = min(n for _, n in pairs) - 1
@@ -445,7 +445,7 @@ class LanguageModel:
     def _option_logprobs(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
         """The log-probability of each option's tokens after its whole prompt, one row of the batch for each."""
         rows = [([*p, *option], len(p)) for p, each in zip(prompts, options, strict=True) for option in each]
-        logits, targets = self._completion_logits(rows)
+        logits, targets = self.completion_logits(rows)
         nats = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
         found = iter((-nats.view(targets.shape).sum(-1)).tolist())
         return [[next(found) for _ in each] for each in options]

@@ -65,7 +65,7 @@ class Seq2SeqModel(LanguageModel):
 
     # ------------------------------------------------------------------------------------------ training and answers
 
-    def _completion_logits(self, pairs: Sequence[tuple[Sequence[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def completion_logits(self, pairs: Sequence[tuple[Sequence[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
         # Of a pair the encoder reads the prompt, and the decoder writes the rest.
         ids, mask = self.padded([row[:n] for row, n in pairs])
         width = max(len(row) - n for row, n in pairs)

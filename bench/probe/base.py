@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bench.cost.meter import Meter
 from bench.errors import BenchError, did_you_mean
 from bench.result.schema import Item, MetricValue, ProbeResult
-from bench.result.statistics import clustered_interval
+from bench.result.statistics import clustered_interval, wilson_interval
 from bench.settings import first_problem
 
 if TYPE_CHECKING:
@@ -52,6 +52,18 @@ def mean_of(scores: Mapping[str, float | None], clusters: Mapping[str, str] | No
     names = [clusters[name] if clusters else name for name in known]
     value, low, high = clustered_interval(list(known.values()), names, clip=share)
     return Finding(MetricValue(value=value, ci_low=low, ci_high=high, n_scored=len(known), n_undefined=len(scores) - len(known)), known)
+
+
+def mean_difference(differences: Mapping[str, float], clusters: Mapping[str, str] | None = None) -> Finding:
+    """The mean of differences of shares, each in [-1, 1], as of `mean_of`.
+
+    Where no item differs, the interval says up to what rate changes either way would have been missed (Wilson's bound for 0 of n).
+    """
+    found = mean_of(differences, clusters, share=False)
+    if any(differences.values()):
+        return found
+    _, high = wilson_interval(0.0, len({clusters[name] if clusters else name for name in differences}))
+    return replace(found, value=found.value.model_copy(update={"ci_low": -high, "ci_high": high}))
 
 
 @dataclass

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bench.model.language_model import LanguageModel, Message
 from bench.task.schema import Example, Task
 from bench.world.entities import ATTRIBUTES, Attribute
+
+if TYPE_CHECKING:  # a finished run is recognised without torch
+    from bench.model.language_model import LanguageModel, Message
 
 _ATTRIBUTE_OF = {value: attribute for attribute in ATTRIBUTES for value in attribute.values}
 
@@ -45,7 +48,11 @@ def facts_of(task: Task) -> list[Fact]:
 
 
 def ask(model: LanguageModel, conversations: Sequence[Sequence[Message]], max_new_tokens: int = 8) -> list[str]:
-    """One greedy answer per conversation, which ends with a user turn, in order."""
+    """One greedy answer per conversation, which ends with a user turn, in order. Without a chat template an answer is one line."""
     prompts = model.prompts_ids(conversations)
-    found = dict(pair for batch in model.generate(prompts, max_new_tokens) for pair in batch)
+    before, model.line_ends_answer = model.line_ends_answer, True
+    try:
+        found = dict(pair for batch in model.generate(prompts, max_new_tokens) for pair in batch)
+    finally:
+        model.line_ends_answer = before
     return [found[i].text for i in range(len(prompts))]

@@ -59,6 +59,9 @@ COLUMNS = (
     "tied",
     "p_vs_best",
     "seed_noise_ratio",
+    "item_share",
+    "seed_share",
+    "residual_share",
 )
 
 

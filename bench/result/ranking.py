@@ -136,8 +136,8 @@ def rank_entrants(
     quality = np.empty((len(entrants), n_draws))
     costs = {axis: np.empty((len(entrants), n_draws)) for axis in axes}
     for place, entrant in enumerate(entrants):
-        of_clusters = _cluster_sums(entrant.rows, codes, count)
-        drawn_seeds = _seed_weights(len(entrant.rows), n_draws, np.random.default_rng([seed, place]))
+        of_clusters = cluster_sums(entrant.rows, codes, count)
+        drawn_seeds = seed_weights(len(entrant.rows), n_draws, np.random.default_rng([seed, place]))
         quality[place] = sign * np.einsum("bs,sb->b", drawn_seeds, statistic(weights @ of_clusters))
         for axis in axes:
             costs[axis][place] = np.maximum(0.0, drawn_seeds @ entrant.costs[axis])
@@ -160,7 +160,7 @@ def rank_entrants(
     return found
 
 
-def _cluster_sums(rows: FloatArray, codes: np.ndarray, count: int) -> FloatArray:
+def cluster_sums(rows: FloatArray, codes: np.ndarray, count: int) -> FloatArray:
     """(seeds, items, k) -> (seeds, clusters, k)."""
     sums = np.zeros((len(rows), count, rows.shape[2]))
     for seed, of_items in enumerate(rows):
@@ -168,7 +168,7 @@ def _cluster_sums(rows: FloatArray, codes: np.ndarray, count: int) -> FloatArray
     return sums
 
 
-def _seed_weights(n_seeds: int, n_draws: int, generator: np.random.Generator) -> FloatArray:
+def seed_weights(n_seeds: int, n_draws: int, generator: np.random.Generator) -> FloatArray:
     """(draws, seeds): how much each seed counts in a draw; they add up to 1."""
     if n_seeds == 1:
         return np.ones((n_draws, 1))

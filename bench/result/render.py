@@ -35,6 +35,11 @@ LATEX = {
     NONE: "--",
     "\n": " ",
 }
+SHARES = "i/s/r %"
+SHARES_LEGEND = (
+    "uncertainty of the primary metric that is due to few items / few seeds (its own alone, so rough) / the rest (answers that flip "
+    "between seeds): buy more of what weighs most"
+)
 MEMORY_LEGEND = "peak memory from loading to answering: of tensors on the GPU, or without one of the process (RSS)"
 
 
@@ -104,7 +109,8 @@ def print_table(console: Console, table: pd.DataFrame | Sequence[Row], by: str =
                 console.print(f"  {escape(_name(row, by))}: {escape(row['reason'])}", style="red", highlight=False)
         for line in _not_applicable(rows, by):
             console.print(f"  {escape(line)}", style="dim", highlight=False)
-    console.print(escape("\n".join(_marks(ordered))), highlight=False)
+    shares = [f"{SHARES}: {SHARES_LEGEND}"] if any(row["item_share"] is not None for row in ordered) else []
+    console.print(escape("\n".join([*shares, *_marks(ordered)])), highlight=False)
 
 
 def _markdown(table: Sequence[Row], by: str) -> str:
@@ -196,6 +202,7 @@ def _columns(rows: Sequence[Row], by: str) -> list[_Column]:
         amount("trainable_params", "trained", "trainable parameters", _count, core=False),
         amount("artifact_bytes", "artifact", "what has to be kept beside the base model", _bytes, core=False),
         _Column("n_seeds", "seeds", "seeds in the means; det.: the answers depend on none", _seeds),
+        _Column("item_share", SHARES, SHARES_LEGEND, _shares),
     ]
     # A metric that is the primary one has its column already.
     kept = [c for c in candidates if c.key == "value" or (c.key not in metrics and any(row[c.key] is not None for row in rows))]
@@ -313,6 +320,11 @@ def _memory(row: Row, say_kind: bool) -> str:
 def _tokens(row: Row) -> str:
     prompt, completion = row["prompt_tokens_per_1000_requests"], row["completion_tokens_per_1000_requests"]
     return NONE if prompt is None or completion is None else _count(prompt + completion)
+
+
+def _shares(row: Row) -> str:
+    shares = [row[key] for key in ("item_share", "seed_share", "residual_share")]
+    return NONE if None in shares else "/".join(f"{100 * share:.0f}" for share in shares)
 
 
 def _seeds(row: Row) -> str:

@@ -28,7 +28,7 @@ class MetricValue(_Model):
 
     value: float
     ci_low: float | None = None
-    """None where no interval is defined (fewer than two clusters)."""
+    """None where no interval is defined (fewer than two clusters, or no variance to tell it from)."""
     ci_high: float | None = None
     n_scored: int
     n_undefined: int = 0
@@ -185,7 +185,8 @@ class Item(_Model):
     undefined: dict[str, str] = Field(default_factory=dict)
     """The metrics that are undefined for this item, and why."""
     error: str | None = None
-    """What kind of error the answer is (`bench.metric.taxonomy`); None for a right answer, and where the strategy reads no passages."""
+    """What kind of error the answer is (`bench.metric.taxonomy`); None for a right answer, and where the strategy
+    reads no passages or the task is no question answering."""
     logprob: float | None = None
     """Sum of the log-probabilities (natural log) of the generated tokens."""
     option_logprobs: list[float] | None = None

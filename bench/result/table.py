@@ -15,6 +15,7 @@ from bench.result.columns import COLUMNS, SECONDARY, Row, as_frame, plain_row
 from bench.result.compare import ArmScores, SeedNoise, interval_of, noise_ratio, p_of_no_difference, score_group, seed_noise
 from bench.result.render import print_table, render
 from bench.result.schema import Phase, PhaseName, Record
+from bench.result.shares import variance_shares
 from bench.result.statistics import PooledInterval, holm
 from bench.result.store import RunFolder, write_atomic
 
@@ -44,6 +45,7 @@ def table_rows(run: RunFolder | Path | Sequence[RunFolder | Path]) -> list[Row]:
     oracles left out; ``tied``: not told apart from it (Holm-adjusted p > .05, ``statistics.Difference.p``); on the best row: some
     other is. Both are False where there is nothing to compare with. ``seed_noise_ratio``: largest over smallest variance between
     the seeds of one strategy among the strategies of one family (prompting, PEFT, full), over which seed variance is pooled.
+    ``item_share``, ``seed_share``, ``residual_share``: ``shares.variance_shares`` of a mean over two seeds or more.
 
     Raises BenchError for a run without records, a broken file, or records that do not belong together.
     """
@@ -94,7 +96,7 @@ def _group_rows(group: list[Arm]) -> list[dict[str, Any]]:
     rows = []
     for arm, scores in zip(group, scored, strict=True):
         interval = None if scores is None else interval_of(arm, scores, noise[arm.family])
-        rows.append({**_arm_columns(arm), **_interval_columns(interval), "seed_noise_ratio": ratio})
+        rows.append({**_arm_columns(arm), **_interval_columns(interval), "seed_noise_ratio": ratio, **_share_columns(scores)})
     _mark_best(group, scored, noise, rows)
     return rows
 
@@ -120,6 +122,11 @@ def _interval_columns(interval: PooledInterval | None) -> dict[str, Any]:
         return {"value": None, "ci_low": None, "ci_high": None, "interval": None}
     kind = None if interval.low is None else "items" if interval.items_only else "items + seeds"
     return {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high, "interval": kind}
+
+
+def _share_columns(scores: ArmScores | None) -> dict[str, Any]:
+    shares = variance_shares(scores.table, scores.clusters) if scores is not None and scores.is_mean and scores.table.size else None
+    return {} if shares is None else {"item_share": shares.items, "seed_share": shares.seeds, "residual_share": shares.residual}
 
 
 def _arm_columns(arm: Arm) -> dict[str, Any]:

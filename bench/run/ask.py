@@ -18,7 +18,7 @@ from bench.strategy.prompt import Parsed, Prompt, build_prompts, draw_shots, par
 from bench.strategy.retrieval import Found, Retriever
 from bench.strategy.spec import Strategy
 from bench.strategy.store import Store
-from bench.task.schema import Example, Task
+from bench.task.schema import Example, Passage, Task
 
 
 @lru_cache(maxsize=1)
@@ -123,7 +123,7 @@ def shots_of(task: Task, strategy: Strategy, seed: int) -> tuple[Example, ...]:
 
 
 def to_answers(task: Task, examples: Sequence[Example], answered: Sequence[Answered]) -> list[Answer]:
-    """What the metrics need of answers: with the text that each should rest on."""
+    """What the metrics need of answers: with the text that each should rest on, and what was read."""
     texts = {p.id: p.text for p in task.corpus}
     answers = []
     for example, a in zip(examples, answered, strict=True):
@@ -131,6 +131,27 @@ def to_answers(task: Task, examples: Sequence[Example], answered: Sequence[Answe
         if task.config.kind == "summarization":
             evidence = example.input
         found = a.request.found
-        retrieved = tuple(dict.fromkeys(found.document_ids)) if found else None
-        answers.append(Answer(example, a.parsed.answer, retrieved, evidence, a.cited_ids, a.generation.option_logprobs))
+        read, left_out = _passages(a.request) if found else (None, ())
+        answers.append(
+            Answer(
+                example,
+                a.parsed.answer,
+                retrieved_ids=tuple(dict.fromkeys(found.document_ids)) if found else None,
+                evidence_text=evidence,
+                cited_ids=a.cited_ids,
+                option_logprobs=a.generation.option_logprobs,
+                logprob=None if a.parsed.reasoning else a.generation.logprob,
+                passages=read,
+                left_out=left_out,
+            )
+        )
     return answers
+
+
+def _passages(request: Request) -> tuple[tuple[Passage, ...], tuple[Passage, ...]]:
+    """What was found that stands in the prompt, and what was left out of it: the lowest ranked, where the window is full."""
+    assert request.found is not None
+    found = [Passage(i, text) for i, text in zip(request.found.document_ids, request.found.passages, strict=True)]
+    prompt = request.prompt.messages[-1]["content"]
+    n = sum(f"[{i}] {passage.text}" in prompt for i, passage in enumerate(found, start=1))
+    return tuple(found[:n]), tuple(found[n:])

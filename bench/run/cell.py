@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ import torch
 from bench.cost.meter import Meter
 from bench.environment import environment
 from bench.errors import BenchError
-from bench.metric.score import corpus_value, names_for, score
-from bench.metric.text import label_key
+from bench.metric.registry import get as get_metric
+from bench.metric.resample import Resamples, mean_interval
+from bench.metric.score import UNDEFINED, as_sample, corpus_value, names_for, score
+from bench.metric.taxonomy import error_kinds
 from bench.model.language_model import Generation
 from bench.probe.base import Context, get, run_probe
-from bench.result.compare import rows_for_macro_f1
-from bench.result.schema import Item, Merging, MetricValue, Parameters, Phase, ProbeResult, Record, Tokens, Trial
-from bench.result.statistics import bootstrap_interval, clustered_interval, macro_f1_of_sums
+from bench.result.schema import Item, Merging, MetricValue, Outcome, Parameters, Phase, ProbeResult, Record, Tokens, Trial
 from bench.result.store import RunFolder, write_atomic
 from bench.run.ask import Answered, Request, to_answers
 from bench.run.fit import Fitted, fit
@@ -228,13 +229,18 @@ def _hash(text: str) -> str:
 
 
 def _items(cell: Cell, batch: Sequence[Answered], names: Sequence[str]) -> Iterator[Item]:
-    examples = [cell.task.test[a.index] for a in batch]
-    scores = score(cell.task, to_answers(cell.task, examples, batch), names)
-    for example, answered, outcome, values in zip(examples, batch, scores.outcomes, scores.items, strict=True):
-        yield _item(example, answered, outcome, values)
+    answers = to_answers(cell.task, [cell.task.test[a.index] for a in batch], batch)
+    scores = score(cell.task, answers, names)
+    errors = error_kinds(cell.task, answers, scores.outcomes)
+    for answer, answered, outcome, values, undefined, error in zip(
+        answers, batch, scores.outcomes, scores.items, scores.reasons, errors, strict=True
+    ):
+        yield _item(answer.example, answered, outcome, values, undefined, error)
 
 
-def _item(example: Example, answered: Answered, outcome: Any, values: dict[str, float]) -> Item:
+def _item(
+    example: Example, answered: Answered, outcome: Outcome, values: dict[str, float], undefined: dict[str, str], error: str | None
+) -> Item:
     g, found = answered.generation, answered.request.found
     return Item(
         id=example.id,
@@ -248,6 +254,8 @@ def _item(example: Example, answered: Answered, outcome: Any, values: dict[str, 
         answerable=example.answerable,
         outcome=outcome,
         scores=values,
+        undefined=undefined,
+        error=error,
         logprob=g.logprob,
         option_logprobs=None if g.option_logprobs is None else list(g.option_logprobs),
         retrieved_ids=list(dict.fromkeys(found.document_ids)) if found else None,
@@ -271,26 +279,29 @@ def _sum(tokens: Iterator[Tokens]) -> Tokens:
 
 def measure(cell: Cell, items: Sequence[Item]) -> dict[str, MetricValue]:
     """Every metric of these items with its interval over them; a metric that is undefined for all is absent."""
-    names = list(dict.fromkeys([*cell.task.config.metrics, *(name for i in items for name in i.scores)]))
-    measured = {}
-    for name in names:
+    retrieves, cites = cell.strategy.retrieval.search != "none", cell.strategy.prompt.cite
+    standing = names_for(cell.task, cell.task.test, retrieves, cites)
+    measured: dict[str, MetricValue] = {}
+    clusters = [i.cluster for i in items]
+    samples = [as_sample(i) for i in items]
+    resamples = Resamples(clusters)
+    for name in dict.fromkeys([*standing, *(name for i in items for name in i.scores)]):
         value = corpus_value(name, items)
         if value is None:
             continue
-        if name == "macro_f1":
-            rows = rows_for_macro_f1(items, sorted({label_key(target) for i in items for target in i.targets}))
-            interval = bootstrap_interval(macro_f1_of_sums, rows, [i.cluster for i in items], of_sums=True)
-            measured[name] = MetricValue(value=value, ci_low=interval.low, ci_high=interval.high, n_scored=len(items))
-            continue
-        scored = [i for i in items if name in i.scores]
-        if not scored:
-            measured[name] = MetricValue(value=value, n_scored=len(items))
-            continue
-        interval = clustered_interval([i.scores[name] for i in scored], [i.cluster for i in scored], clip=True)
+        metric = get_metric(name)
+        low: float | None
+        high: float | None
+        if metric.mean_of_items:
+            scored = [i for i in items if name in i.scores]
+            low, high = mean_interval([i.scores[name] for i in scored], [i.cluster for i in scored], metric.bounds)
+            undefined = Counter(i.undefined.get(name, UNDEFINED) for i in items if name not in i.scores)
+        else:
+            low, high = resamples.interval(metric(), samples, value) or (None, None)
+            undefined = Counter(i.undefined[name] for i in items if name in i.undefined)
+        n_undefined = undefined.total()
         measured[name] = MetricValue(
-            value=value, ci_low=interval.low, ci_high=interval.high, n_scored=len(scored), n_undefined=len(items) - len(scored)
-        )
+            value=value, ci_low=low, ci_high=high, n_scored=len(items) - n_undefined, n_undefined=n_undefined,
+            undefined=dict(sorted(undefined.items())),
+        )  # fmt: skip
     return measured
-
-
-

@@ -57,8 +57,11 @@ class Fitted:
 
     # ------------------------------------------------------------------------------------------ tuning
 
-    def tune(self, weights: dict[str, torch.Tensor] | None, report: Report) -> None:
-        """Train the weights that the strategy moves, or put back the `weights` that an earlier fit trained."""
+    def tune(self, weights: dict[str, torch.Tensor] | None, report: Report, on_check: Callable[[float, float], None] | None = None) -> None:
+        """Train the weights that the strategy moves, or put back the `weights` that an earlier fit trained.
+
+        `on_check`: as in `bench.strategy.tuning.tune`; other objectives than answers do not call it.
+        """
         choice, seed = self.strategy.tuning, self.cell.seed
         if choice.method == "none":
             return
@@ -85,7 +88,7 @@ class Fitted:
 
         if choice.objective == "answers":
             pairs, weight = self._pairs(askers, choice)
-            self.tuned = tune(self.model, choice, pairs, evaluate, seed, weight, on_step)
+            self.tuned = tune(self.model, choice, pairs, evaluate, seed, weight, on_step, on_check)
         else:
             from bench.strategy.preference import tune_by_preference
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,8 @@ from bench.result.store import RunFolder, locked
 from bench.run.executor import Outcome, run_cells
 from bench.run.progress import LiveProgress
 from bench.run.stem import warm_up
-from bench.suite import Suite, expand
+from bench.suite import Suite, expand, find_task
+from bench.task.load import load_task
 
 
 def run_suite(
@@ -56,6 +58,32 @@ def run_suite(
         finally:
             folder.write_run(header.model_copy(update={"ended": ended or _now(), "status": status}))
     return folder, outcome
+
+
+def run_train_sizes(
+    suite: Suite, sizes: Sequence[int], results: Path, name: str, workers: int, threads: int, fresh: bool, console: Console
+) -> tuple[list[RunFolder], Outcome]:
+    """Run the suite once per number of training examples, into `results`/`name`-n10, `name`-n25 and so on: a learning curve.
+
+    The examples of a smaller size are among those of a larger one. Returns the folders in the order of size, and what became of all
+    cells together. Raises `BenchError` as `run_suite`, and before anything runs where a task has fewer examples than a size.
+    """
+    if len(set(sizes)) < 2 or len(set(sizes)) < len(sizes) or min(sizes) < 1:
+        raise BenchError(f"train sizes: found {', '.join(map(str, sizes)) or 'none'}; expected two or more different numbers from 1 on")
+    for task in (load_task(find_task(each), data=suite.data) for each in suite.tasks):
+        if len(task.train) < max(sizes):
+            raise BenchError(f"train sizes: found {max(sizes)}; task {task.name} has {len(task.train)} training examples, expected no more")
+    folders, together = [], Outcome()
+    for size in sorted(sizes):
+        console.print(f"{size} training examples", highlight=False)
+        chosen = suite.model_copy(update={"budget": suite.budget.model_copy(update={"train_examples": size})})
+        folder, outcome = run_suite(chosen, results, f"{name}-n{size}", workers, threads, fresh, console)
+        folders.append(folder)
+        together.ok += outcome.ok
+        together.skipped += outcome.skipped
+        together.reused += outcome.reused
+        together.failed += outcome.failed
+    return folders, together
 
 
 def _is_whole(folder: RunFolder) -> bool:

@@ -37,14 +37,19 @@ class Tuned:
 class BestCheckpoint:
     """Keeps the trained tensors of the best validation score so far, and says when to stop."""
 
-    def __init__(self, model: LanguageModel, evaluate: Callable[[], float], patience: int) -> None:
-        self._model, self._evaluate, self._patience, self._waited = model, evaluate, patience, 0
+    def __init__(
+        self, model: LanguageModel, evaluate: Callable[[], float], patience: int, on_check: Callable[[float, float], None] | None = None
+    ) -> None:
+        """`on_check` is called with the epochs and the validation score at each check, the model as it is there."""
+        self._model, self._evaluate, self._patience, self._waited, self._on_check = model, evaluate, patience, 0, on_check
         self.best: Tuned | None = None
 
     def check(self, epochs: float) -> bool:
         """Score the model as it is; True where training should stop: `patience` checks without a better one, or none can be better."""
         self._model.network.eval()
         score = self._evaluate()
+        if self._on_check:
+            self._on_check(epochs, score)
         if self.best is None or score > self.best.validation_score:
             moving = {n: p for n, p in self._model.network.named_parameters() if p.requires_grad}
             self.best = Tuned(score, epochs, 0.0, {n: p.detach().to("cpu", copy=True) for n, p in moving.items()})
@@ -92,8 +97,11 @@ def tune(
     seed: int,
     weights: Sequence[float] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    on_check: Callable[[float, float], None] | None = None,
 ) -> Tuned:
     """Train the wrapped `model` on `pairs`, completion tokens only, and keep the best checkpoint; `weights`: one per pair.
+
+    `on_step`: called with the steps taken and those planned; `on_check`: with the epochs and the score after each evaluation.
 
     AdamW with warm-up and schedule, gradient clipping, length-grouped batches. `evaluate` gives the validation score (higher is
     better, 1 at most) `choice.evaluations` times, evenly spread; training stops after `choice.patience` evaluations without a
@@ -115,7 +123,7 @@ def tune(
     total = per_epoch * choice.epochs
     due = {round(total * (i + 1) / choice.evaluations) for i in range(choice.evaluations)}
     shape = shape_of(network)
-    checkpoint = BestCheckpoint(model, evaluate, choice.patience)
+    checkpoint = BestCheckpoint(model, evaluate, choice.patience, on_check)
     if choice.epochs == 0:
         checkpoint.check(0.0)
     lengths = [len(ids) for ids, _ in pairs]

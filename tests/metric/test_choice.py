@@ -99,15 +99,20 @@ ANSWERS = [
 
 def test_scores_of_a_multiple_choice_by_hand() -> None:
     scores = score(make_task("accuracy", "accuracy_normalized"), ANSWERS)
+    # A choice's confidence is the softmax over the options.
+    sure = [1 / (1 + math.exp(-4) + math.exp(-3)), 1 / (1 + math.exp(-4) + math.exp(-1.1)), 1 / (1 + math.exp(-3) + math.exp(-0.8))]
     assert scores.outcomes == ["correct", "incorrect", "incorrect", "correct"]
     assert scores.items == [
-        {"accuracy": 1.0, "accuracy_normalized": 1.0},
-        {"accuracy": 0.0, "accuracy_normalized": 0.0},
-        {"accuracy": 0.0, "accuracy_normalized": 1.0},
+        {"accuracy": 1.0, "accuracy_normalized": 1.0, "brier": pytest.approx((1 - sure[0]) ** 2)},
+        {"accuracy": 0.0, "accuracy_normalized": 0.0, "brier": pytest.approx(sure[1] ** 2)},
+        {"accuracy": 0.0, "accuracy_normalized": 1.0, "brier": pytest.approx(sure[2] ** 2)},
         {"accuracy": 1.0},
     ]
-    assert scores.corpus == {"accuracy": 0.5, "accuracy_normalized": pytest.approx(2 / 3)}
-    assert scores.undefined == {"accuracy": 0, "accuracy_normalized": 1}
+    assert scores.corpus["accuracy"] == 0.5
+    assert scores.corpus["accuracy_normalized"] == pytest.approx(2 / 3)
+    assert scores.corpus["confidence_auroc"] == 1.0  # the right one is the surest
+    assert scores.undefined == {"accuracy": 0, "accuracy_normalized": 1, "ece": 1, "brier": 1, "confidence_auroc": 1, "aurc": 1}
+    assert scores.reasons[3]["accuracy_normalized"] == "no log-probabilities"
 
 
 def test_accuracy_judges_whatever_stands_first() -> None:
@@ -116,8 +121,9 @@ def test_accuracy_judges_whatever_stands_first() -> None:
 
 def test_a_choice_has_no_rates_of_attempts_and_keeps_those_of_retrieval() -> None:
     task, said = make_task("accuracy", evidence="pages"), answer("No", "No", None, ("p1",))
-    assert names_for(task, [said.example], retrieves=True) == ["accuracy", "recall_at_k", "mrr"]
-    assert score(task, [said]).corpus == {"accuracy": 1.0, "recall_at_k": 1.0, "mrr": 1.0}
+    calibration = ["ece", "brier", "confidence_auroc", "aurc"]
+    assert names_for(task, [said.example], retrieves=True) == ["accuracy", *calibration, "recall_at_k", "mrr", "right_without_evidence"]
+    assert score(task, [said]).corpus == {"accuracy": 1.0, "recall_at_k": 1.0, "mrr": 1.0, "right_without_evidence": 0.0}
 
 
 @pytest.mark.parametrize("metric", ["macro_f1", "exact_match", "f1", "rougeL", "field_accuracy", "format_validity"])

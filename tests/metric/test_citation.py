@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -76,6 +78,25 @@ def test_precision_and_recall_by_hand() -> None:
 def test_a_strategy_that_does_not_cite_has_no_score(name: str) -> None:
     assert get(name)().sample_level(Sample(cited_ids=None, gold_ids=("a",))) is None
     assert value(name, [], []) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"cited_ids": None}, "the strategy does not cite"),
+        ({"gold_ids": ()}, "no gold passage"),
+        ({"outcome": "abstained"}, "abstained"),
+        ({"prediction": ""}, "empty answer"),
+        ({"cited_ids": ()}, "no citation"),
+    ],
+)
+def test_what_claims_or_cites_nothing_says_so(changes: dict[str, Any], reason: str) -> None:
+    sample = replace(Sample("red", ("red",), outcome="correct", cited_ids=("a",), gold_ids=("a",)), **changes)
+    metric = get("citation_precision")()
+    assert metric.sample_level(sample) is None
+    assert metric.undefined_because(sample) == reason
+    recall = get("citation_recall")().sample_level(sample)
+    assert recall == (0.0 if reason == "no citation" else None)
 
 
 def test_precision_counts_a_passage_cited_twice_once() -> None:

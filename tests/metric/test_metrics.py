@@ -169,7 +169,12 @@ ABSTAIN = ["unknown", "not stated"]
     ("name", "expected"),
     [
         ("hallucination_rate", 2 / 5),  # Rome, Oslo
+        ("penalized_score_1", (1 - 2) / 5),
+        ("penalized_score_3", (1 - 3 * 2) / 5),
         ("abstention_rate", 2 / 5),
+        ("correct_overall", 1 / 3),
+        ("f_attempted", 2 / (3 + 3)),  # of three attempts and of three answers one is right
+        ("youden_j", 1 / 2 - 1 / 3),
         ("accuracy_given_attempted", 1 / 3),
         ("no_answer_accuracy", 1 / 2),
         ("false_refusal_rate", 1 / 3),
@@ -186,6 +191,68 @@ def test_rates_are_undefined_where_no_item_is_concerned() -> None:
     assert value("accuracy_given_attempted", ["unknown"], ["Paris"], abstain=ABSTAIN) is None
     assert value("no_answer_accuracy", ["Paris"], ["Paris"], abstain=ABSTAIN) is None
     assert value("false_refusal_rate", ["unknown"], ["unknown"], abstain=ABSTAIN) is None
+    assert value("correct_overall", ["unknown"], ["unknown"], abstain=ABSTAIN) is None
+    assert value("youden_j", ["unknown"], ["Paris"], abstain=ABSTAIN) is None
+    assert value("f_attempted", ["unknown"], ["unknown"], abstain=ABSTAIN) is None  # no answer to give and none given
+    assert value("f_attempted", ["unknown"], ["Paris"], abstain=ABSTAIN) == 0.0
+
+
+def test_f_attempted_is_the_harmonic_mean() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        outcomes = rng.choice(["correct", "incorrect", "abstained"], 30)
+        samples = [Sample("x", ("x",), outcome=o) for o in outcomes]
+        p, r = (get(name)().corpus_level(samples) for name in ("accuracy_given_attempted", "correct_overall"))
+        assert get("f_attempted")().corpus_level(samples) == pytest.approx(2 * p * r / (p + r))
+
+
+def test_abstaining_beats_guessing_below_the_target_confidence() -> None:
+    guesses = [Sample("x", ("x",), outcome="correct" if i < 12 else "incorrect") for i in range(20)]  # right in 60 %
+    assert get("penalized_score_1")().corpus_level(guesses) == pytest.approx(0.2)  # worth it at 50 %
+    assert get("penalized_score_3")().corpus_level(guesses) == pytest.approx(-0.6)  # not at 75 %
+
+
+@pytest.mark.parametrize("name", ["hallucination_rate", "penalized_score_1", "penalized_score_3", "accuracy_given_attempted"])
+def test_an_empty_answer_is_no_attempt_and_no_abstention(name: str) -> None:
+    metric = get(name)(abstain=ABSTAIN)
+    for said in ("", " \n"):
+        sample = Sample(said, ("Paris",), outcome="incorrect")
+        assert metric.sample_level(sample) is None
+        assert metric.undefined_because(sample) == "empty answer"
+        assert get("abstention_rate")().sample_level(sample) == 0.0
+    assert metric.sample_level(Sample("", ("",))) is not None  # right, and so an attempt
+    empty_abstains = get(name)(abstain=[""]).make_sample("", "Paris")  # unless the task says that it is one
+    assert metric.undefined_because(empty_abstains) == "empty answer"
+    assert get("abstention_rate")(abstain=[""]).sample_level(empty_abstains) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "true", "reason"),
+    [
+        ("accuracy_given_attempted", "unknown", "Paris", "abstained"),
+        ("no_answer_accuracy", "Paris", "Paris", "has an answer"),
+        ("false_refusal_rate", "Paris", "unknown", "has no answer"),
+        ("correct_overall", "Paris", "unknown", "has no answer"),
+        ("field_accuracy", "{}", "no object", "no target is a JSON object"),
+        ("format_validity", "x", "x", "the task declares no labels or fields"),
+        ("key_fact_coverage", "x", "it was", "no content word in the reference"),
+        ("length_ratio", "x", "", "no word in the reference"),
+        ("length_ratio", "x", "unknown", "has no answer"),
+        ("accuracy_normalized", "x", "x", "no log-probabilities"),
+    ],
+)
+def test_what_is_undefined_says_why(name: str, said: str, true: str, reason: str) -> None:
+    metric = get(name)(abstain=ABSTAIN)
+    sample = metric.make_sample(said, true)
+    assert metric.sample_level(sample) is None
+    assert metric.undefined_because(sample) == reason
+
+
+@pytest.mark.parametrize("name", ["recall_at_k", "mrr"])
+def test_what_is_undefined_of_a_search_says_why(name: str) -> None:
+    metric = get(name)()
+    assert metric.undefined_because(Sample(retrieved_ids=None, gold_ids=("a",))) == "nothing was searched for"
+    assert metric.undefined_because(Sample(retrieved_ids=("a",))) == "no gold passage"
 
 
 def test_outcome_counts() -> None:
@@ -242,20 +309,24 @@ def test_no_rows_is_undefined_and_unequal_numbers_are_an_error() -> None:
 
 
 TEXT = st.text() | st.sampled_from(["unknown", "The", GOLD, '{"score": 5}', "Q1", "3,5 and 1.000", "\x00", "null", "{}"])
-UNBOUNDED = {"length_ratio"}
 
 
 @settings(max_examples=200, deadline=None)
 @given(TEXT, st.lists(TEXT, max_size=2), st.booleans(), st.none() | TEXT, st.none() | st.lists(TEXT, max_size=3))
-def test_any_text_scores_between_0_and_1(
+def test_any_text_scores_within_the_bounds_or_says_why_not(
     prediction: str, targets: list[str], answerable: bool, evidence: str | None, ids: list[str] | None
 ) -> None:
     retrieved = None if ids is None else tuple(ids)
-    sample = Sample(prediction, tuple(targets), answerable, None, evidence, retrieved, tuple(targets))
+    sample = Sample(
+        prediction, tuple(targets), answerable, None, evidence, retrieved, tuple(targets), passages=retrieved, question="?", logprob=-0.5
+    )
     for metric in METRICS:
         score = metric.sample_level(sample)
-        assert score is None or (score >= 0 if metric.name in UNBOUNDED else 0 <= score <= 1), metric.name
+        assert score is None or metric.bounds[0] <= score <= metric.bounds[1], metric.name
+        if score is None and metric.mean_of_items:
+            assert metric.undefined_because(sample), metric.name
         total = metric.corpus_level([sample])
+        assert total is None or metric.bounds[0] <= total <= metric.bounds[1], metric.name
         assert total == score or not metric.mean_of_items
 
 
@@ -296,7 +367,7 @@ def test_the_listing_agrees_with_the_classes() -> None:
         metric = get(name)
         assert (metric.name, metric.kinds) == (name, entry.kinds)
         assert entry.summary
-        assert metric.mean_of_items == (name != "macro_f1")
+        assert metric.bounds[0] < metric.bounds[1]
         assert metric.__doc__
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,44 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
+from bench.metric import get
 from bench.metric.score import Answer, Scores, check_metrics, corpus_value, score
 from bench.result.schema import Item, Outcome, Tokens
-from bench.task.schema import Example, Task, TaskConfig, TaskKind
+from bench.task.schema import Example, Passage, Task, TaskConfig, TaskKind
 
-STANDING = {"hallucination_rate", "abstention_rate", "accuracy_given_attempted"}
+ATTEMPTS = {"hallucination_rate", "abstention_rate", "accuracy_given_attempted"}
+ABSTAINING = {"correct_overall", "f_attempted", "penalized_score_1", "penalized_score_3"}
+CALIBRATION = {"ece", "brier", "confidence_auroc", "aurc"}
+SUPPORT = {"number_support", "entity_support"}
 
 
 def make_task(kind: TaskKind = "qa", metrics: tuple[str, ...] = ("exact_match", "f1"), labels: tuple[str, ...] = (), **config: Any) -> Task:
     settings = TaskConfig(kind=kind, instruction="Answer.", input="{{ q }}", target="a", metrics=list(metrics), **config)
     return Task(name="sample", folder=Path("tasks/sample"), config=settings, train=(), validation=(), test=(), labels=labels)
+
+
+def test_a_task_where_nobody_can_abstain_has_no_metrics_of_abstaining() -> None:
+    names = set(score(make_task("classification", ("accuracy",), labels=("a", "b")), [answer("a", "a")]).undefined)
+    assert names == {"accuracy", "format_validity", *ATTEMPTS, *CALIBRATION}
+
+
+def test_what_was_read_has_its_own_columns() -> None:
+    read = (Passage("d2", "It is red."), Passage("d1", "It is blue."))
+    said = replace(answer("red", "blue", gold=("d1",), retrieved=("d2", "d1"), evidence="It is blue."), passages=read)
+    scores = score(QA, [said])
+    assert (scores.corpus["k_precision"], scores.corpus["passage_precision"]) == (0.0, 1.0)
+    assert scores.reasons[0]["number_support"] == "no number in the answer"
+
+
+def test_calibration_of_a_task() -> None:
+    answers = [replace(answer(p, "blue"), logprob=math.log(c)) for p, c in [("blue", 0.9), ("red", 0.4), ("unknown", 0.8), ("", 0.7)]]
+    scores = score(QA, answers)
+    assert scores.corpus["brier"] == pytest.approx((0.1**2 + 0.4**2) / 2)
+    assert scores.corpus["confidence_auroc"] == 1.0
+    assert scores.corpus["aurc"] == pytest.approx((0 + 1 / 2) / 2)
+    for name in CALIBRATION:
+        assert scores.undefined[name] == 2
+        assert [why.get(name) for why in scores.reasons] == [None, None, "abstained", "empty answer"]
 
 
 def answer(
@@ -47,10 +76,12 @@ def as_items(answers: list[Answer], scores: Scores) -> list[Item]:
             answerable=given_answer.example.answerable,
             outcome=outcome,
             scores=item,
+            undefined=why,
+            logprob=given_answer.logprob,
             tokens=Tokens(),
             latency_seconds=0.0,
         )
-        for index, (given_answer, outcome, item) in enumerate(zip(answers, scores.outcomes, scores.items, strict=True))
+        for index, (given_answer, outcome, item, why) in enumerate(zip(answers, scores.outcomes, scores.items, scores.reasons, strict=True))
     ]
 
 
@@ -74,11 +105,18 @@ def test_scores_of_a_question_task_by_hand() -> None:
             "hallucination_rate": 2 / 5,
             "abstention_rate": 2 / 5,
             "accuracy_given_attempted": 1 / 3,
+            "correct_overall": 1 / 3,
+            "f_attempted": 1 / 3,
+            "penalized_score_1": -1 / 5,
+            "penalized_score_3": -1,
             "no_answer_accuracy": 1 / 2,
             "false_refusal_rate": 1 / 3,
+            "youden_j": 1 / 6,
             "k_precision": 1 / 2,
+            "answer_recall": 2 / 5,
             "recall_at_k": 1 / 2,
             "mrr": 1 / 4,
+            "right_without_evidence": 0,
         }
     )
     assert scores.undefined == {
@@ -87,25 +125,51 @@ def test_scores_of_a_question_task_by_hand() -> None:
         "hallucination_rate": 0,
         "abstention_rate": 0,
         "accuracy_given_attempted": 2,
+        "correct_overall": 2,
+        "f_attempted": 0,
+        "penalized_score_1": 0,
+        "penalized_score_3": 0,
         "no_answer_accuracy": 3,
         "false_refusal_rate": 2,
+        "youden_j": 0,
         "k_precision": 3,
+        "answer_recall": 0,
+        **dict.fromkeys([*CALIBRATION, *SUPPORT, "passage_precision"], 5),  # no log-probability, number, name or passage
         "recall_at_k": 3,
         "mrr": 3,
+        "right_without_evidence": 4,
     }
     assert scores.items[2] == {
         "exact_match": 0.0,
         "f1": 0.0,
         "hallucination_rate": 0.0,
         "abstention_rate": 1.0,
+        "correct_overall": 0.0,
+        "penalized_score_1": 0.0,
+        "penalized_score_3": 0.0,
         "false_refusal_rate": 1.0,
+        "answer_recall": 0.0,
     }
+    assert scores.reasons[2] == {
+        "accuracy_given_attempted": "abstained",
+        "no_answer_accuracy": "has an answer",
+        "k_precision": "abstained",
+        "number_support": "no evidence",
+        "entity_support": "no evidence",
+        "passage_precision": "abstained",
+        "recall_at_k": "nothing was searched for",
+        "mrr": "nothing was searched for",
+        "right_without_evidence": "nothing was searched for",
+        **dict.fromkeys(CALIBRATION, "abstained"),
+    }
+    assert scores.reasons[0]["ece"] == "no log-probability of the answer"
 
 
 def test_what_has_no_meaning_is_not_there() -> None:
     scores = score(QA, [answer("blue", "blue", gold=("d1",))])  # nothing retrieved, no text of the evidence, nothing unanswerable
-    assert set(scores.corpus) == {"exact_match", "f1", *STANDING}
-    assert set(scores.undefined) == {*scores.corpus, "k_precision"}  # gold evidence whose text is not there: undefined, and counted
+    assert set(scores.corpus) == {"exact_match", "f1", "answer_recall", *ATTEMPTS, *ABSTAINING}
+    # Gold evidence whose text is not there, answers whose log-probability is not: undefined, and counted.
+    assert set(scores.undefined) == {*scores.corpus, "k_precision", *SUPPORT, *CALIBRATION}
     scores = score(QA, [answer("blue", "blue", retrieved=("d1",))])  # nothing is gold
     assert "recall_at_k" not in scores.undefined
 
@@ -115,7 +179,8 @@ def test_a_summary_is_held_against_its_text_and_is_neither_right_nor_wrong() -> 
     said = answer("mice slept more", "mice slept longer")
     scores = score(replace(QA, config=config), [replace(said, evidence_text="The mice slept well.")])
     assert scores.corpus["k_precision"] == pytest.approx(2 / 3)
-    assert not {"hallucination_rate", "abstention_rate", "accuracy_given_attempted"} & set(scores.undefined)
+    assert scores.corpus["k_recall"] == pytest.approx(2 / 3)
+    assert not {*ATTEMPTS, *ABSTAINING, *CALIBRATION} & set(scores.undefined)
 
 
 def test_a_metric_that_no_item_defines_is_counted_but_has_no_value() -> None:
@@ -183,16 +248,19 @@ def test_corpus_values_are_recomputed_from_items_alone(rows: list[tuple[str, str
     tasks = [QA, make_task("classification", ("macro_f1", "accuracy"), labels=("blue", "red"), abstain=["unknown"])]
     task = data.draw(st.sampled_from(tasks))
     answers = [
-        answer(said, target if has else "unknown", answerable=has, gold=("d",), retrieved=("d",) if searched else None)
-        for said, target, has, searched in rows
+        replace(
+            answer(said, target if has else "unknown", answerable=has, gold=("d",), retrieved=("d",) if searched else None),
+            logprob=-0.1 * place if searched else None,
+        )
+        for place, (said, target, has, searched) in enumerate(rows)
     ]
     scores = score(task, answers)
     items = as_items(answers, scores)
     for name in scores.undefined:
         assert corpus_value(name, items) == scores.corpus.get(name), name
-        defined = [item.scores[name] for item in items if name in item.scores]
-        if name != "macro_f1":
-            assert len(defined) + scores.undefined[name] == len(items)
+        if get(name).mean_of_items:
+            assert sum(name in item.scores for item in items) + scores.undefined[name] == len(items)
+            assert all((name in item.scores) != (name in item.undefined) for item in items)
     half = slice(0, len(items) // 2)  # any subset scores as if it had been scored alone
     alone = score(task, answers[half], list(scores.undefined))
     assert {n: v for n in scores.undefined if (v := corpus_value(n, items[half])) is not None} == alone.corpus
@@ -203,12 +271,16 @@ def test_corpus_values_are_recomputed_from_items_alone(rows: list[tuple[str, str
 def test_outcomes_and_rates_sum_up(rows: list[tuple[str, str, bool, bool]]) -> None:
     scores = score(QA, [answer(said, target if has else "unknown", answerable=has) for said, target, has, _ in rows])
     n = len(rows)
+    empty = sum(not said for said, *_ in rows)  # wrong, but no attempt
     right, wrong, none = (scores.outcomes.count(outcome) for outcome in ("correct", "incorrect", "abstained"))
     assert right + wrong + none == n
-    assert scores.corpus["hallucination_rate"] == pytest.approx(wrong / n)
     assert scores.corpus["abstention_rate"] == pytest.approx(none / n)
-    if right + wrong:
-        assert scores.corpus["accuracy_given_attempted"] == pytest.approx(right / (right + wrong))
+    assert scores.undefined["hallucination_rate"] == (empty or 0)
+    if n > empty:
+        assert scores.corpus["hallucination_rate"] == pytest.approx((wrong - empty) / (n - empty))
+        assert scores.corpus["penalized_score_3"] == pytest.approx((right - 3 * (wrong - empty)) / (n - empty))
+    if right + wrong > empty:
+        assert scores.corpus["accuracy_given_attempted"] == pytest.approx(right / (right + wrong - empty))
     abstained_rightly = sum(o == "abstained" and not row[2] for o, row in zip(scores.outcomes, rows, strict=True))
     assert scores.corpus["exact_match"] == pytest.approx((right + abstained_rightly) / n)
 
@@ -219,9 +291,13 @@ class Plain:
     targets: list[str]
     outcome: Outcome
     scores: dict[str, float]
+    logprob: float | None = None
+    reasoning: str | None = None
+    answerable: bool = True
+    option_logprobs: list[float] | None = None
 
 
-def test_corpus_value_of_anything_with_the_four_fields() -> None:
+def test_corpus_value_of_anything_with_an_items_fields() -> None:
     items = [
         Plain("x", ["x"], "correct", {"accuracy": 1.0}),
         Plain("y", ["x"], "incorrect", {"accuracy": 0.0}),
@@ -231,6 +307,10 @@ def test_corpus_value_of_anything_with_the_four_fields() -> None:
     assert corpus_value("macro_f1", items) == pytest.approx(2 / 3)
     assert corpus_value("f1", items) is None
     assert corpus_value("accuracy", []) is None
+    assert corpus_value("confidence_auroc", items) is None
+    sure = [replace(items[0], logprob=-0.1), replace(items[1], logprob=-0.5), replace(items[0], logprob=-0.9, reasoning="so")]
+    assert corpus_value("confidence_auroc", sure) == 1.0  # the confidence in a chain of thought is not that in its answer
+    assert corpus_value("f_attempted", items) == pytest.approx(2 / (2 + 3))
     with pytest.raises(BenchError, match='unknown metric "acuracy"; did you mean "accuracy"'):
         corpus_value("acuracy", items)
 

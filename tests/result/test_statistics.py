@@ -15,6 +15,7 @@ from bench.result.statistics import (
     bootstrap_interval,
     clustered_interval,
     holm,
+    joint_df,
     macro_f1_of_sums,
     macro_f1_rows,
     paired_difference,
@@ -297,3 +298,27 @@ def test_paired_test_of_macro_f1_keeps_its_level_and_finds_a_difference() -> Non
     clear = paired_statistic_difference(macro_f1_of_sums, labelled(generator, 0.9, gold, 2), labelled(generator, 0.4, gold, 2), alone(120))
     assert clear.p_sign_flip < 0.01
     assert clear.low > 0
+
+
+def test_joint_degrees_of_freedom() -> None:
+    # Satterthwaite with equal parts: (1 + 1)^2 / (1 / 10 + 1 / 10).
+    assert joint_df(1.0, 10, 1.0, 1.0, 10) == pytest.approx(20)
+    # Seeds that weigh nothing take none away; those that are all there is leave only their own.
+    assert joint_df(1.0, 300, 0.0, 0.0, 2) == pytest.approx(300)
+    assert joint_df(0.0, 300, 1.0, 1.0, 2) == pytest.approx(2)
+    # A difference of 0 between the variances seen and expected is as uncertain as they are.
+    assert joint_df(1.0, 300, 0.0, 0.5, 2) == pytest.approx(1 / (1 / 300 + 0.125))
+    assert joint_df(0.0, 300, 0.0, 0.0, 2) == 2
+
+
+def test_few_seeds_widen_a_difference_only_as_far_as_seeds_make_it_up() -> None:
+    generator = np.random.default_rng(0)
+    a, b = generator.random(300), generator.random(300)
+    names = [str(i) for i in range(300)]
+    items, blunt, sharp = (
+        paired_difference(a, b, names, **how)
+        for how in ({}, {"seed_variance": 1e-9, "df": 2}, {"seed_variance": 1e-9, "df": 2, "seed_spread": 1e-6})
+    )
+    widths = [(d.high or 0) - (d.low or 0) for d in (items, blunt, sharp)]
+    assert widths[1] > 2 * widths[0]
+    assert widths[2] == pytest.approx(widths[0], rel=0.001)

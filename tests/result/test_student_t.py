@@ -36,3 +36,15 @@ def test_no_degrees_of_freedom_are_an_error(df: int) -> None:
         t_within(1.0, df)
     with pytest.raises(ValueError, match=f"degrees of freedom: found {df}"):
         t_quantile(0.95, df)
+
+
+@pytest.mark.parametrize("df", [1.01, 1.5, 2.5, 4.7, 20.3, 399.7, 9999.5])
+def test_a_fraction_of_a_degree_of_freedom(df: float) -> None:
+    for t in (0.01, 0.5, 2.0, 5.0, 30.0):
+        assert t_within(t, df) == pytest.approx(1 - 2 * stats.t.sf(t, df), abs=1e-5)
+    for level in (0.5, 0.9, 0.95, 0.99):
+        assert t_quantile(level, df) == pytest.approx(stats.t.ppf(0.5 + level / 2, df), rel=1e-5)
+
+
+def test_a_fraction_goes_over_into_whole_degrees() -> None:
+    assert t_quantile(0.95, 5 + 1e-9) == pytest.approx(t_quantile(0.95, 5), rel=1e-8)

@@ -16,6 +16,7 @@ from rich.console import Console
 from bench.errors import BenchError
 from bench.metric.text import macro_f1
 from bench.result.schema import Item, MetricValue
+from bench.result.shares import variance_shares
 from bench.result.statistics import clustered_interval
 from bench.result.store import RunFolder
 from bench.result.table import COLUMNS, build_table, print_table, render, slice_table, table_rows, write_table
@@ -176,7 +177,7 @@ def with_macro_f1(run: RunFolder, strategy: str, rate: float, seeds: int) -> flo
 
 def test_macro_f1_is_computed_again_from_the_items(new_run: NewRun) -> None:
     run = new_run("run")
-    expected = {name: with_macro_f1(run, name, *how) for name, how in {"lora": (0.9, 3), "full": (0.89, 3), "rag": (0.4, 1)}.items()}
+    expected = {name: with_macro_f1(run, name, *how) for name, how in {"lora": (0.9, 3), "full": (0.91, 3), "rag": (0.4, 1)}.items()}
     table = build_table(run)
     for name, value in expected.items():
         assert row(table, name)["value"] == pytest.approx(value)
@@ -294,6 +295,34 @@ def test_slices_of_macro_f1(new_run: NewRun) -> None:
     assert table.set_index("slice_value").loc["seen", "value"] == pytest.approx(np.mean(values))
 
 
+# Shares of variance
+
+
+def test_shares_of_variance_stand_where_there_are_seeds(run: RunFolder) -> None:
+    table = build_table(run)
+    columns = ["item_share", "seed_share", "residual_share"]
+    lora = row(table, "lora")
+    assert sum(lora[columns]) == pytest.approx(1)
+    items = [run.read_items("support", "lora", seed) for seed in range(3)]
+    scores = np.array([[item.scores["exact_match"] for item in of_seed] for of_seed in items])
+    assert tuple(lora[columns]) == pytest.approx(variance_shares(scores, [item.cluster for item in items[0]]))
+    assert table.loc[table["strategy"] != "lora", columns].isna().all(axis=None)
+    text = str(render(table, "md"))
+    shown = "/".join(f"{100 * share:.0f}" for share in lora[columns])
+    assert [shown in line for line in text.splitlines() if line.startswith("| ") and "i/s/r %" not in line].count(True) == 1
+    assert "- i/s/r %:" in text
+
+
+def test_without_seeds_or_for_macro_f1_no_column_of_shares(new_run: NewRun) -> None:
+    run = new_run("run")
+    with_macro_f1(run, "lora", 0.9, 3)
+    items = scored(0.5)
+    add(run, make_record("support", "rag", 0, items), items)
+    table = build_table(run)
+    assert table["item_share"].isna().all()
+    assert "i/s/r" not in str(render(table, "md"))
+
+
 # Rendering
 
 
@@ -359,7 +388,7 @@ def test_machine_formats_keep_every_column_and_digit(run: RunFolder) -> None:
 
 
 def test_rows_and_frame_render_the_same_and_csv_is_that_of_pandas(run: RunFolder) -> None:
-    add(run, make_record("support", 'odd, "name"\n', 0, [], status="failed", error="first\r\nsecond; \"third\""), [])
+    add(run, make_record("support", 'odd, "name"\n', 0, [], status="failed", error='first\r\nsecond; "third"'), [])
     frame, rows = build_table(run), table_rows(run)
     assert all(tuple(row) == COLUMNS for row in rows)
     for by in ("task", "strategy"):
@@ -410,6 +439,8 @@ def test_the_terminal_table_fits_120_columns(new_run: NewRun) -> None:
         metrics = {"exact_match": MetricValue(value=0.5, n_scored=1), **shares}
         phases = {"tune": make_phase(123_456.0), "answer": make_phase(123.0)}
         add(run, make_record("support", strategy, 0, items, metrics=metrics, phases=phases), items)
+        items = scored(0.5, 1)
+        add(run, make_record("support", strategy, 1, items, metrics=metrics, phases=phases), items)
     run.write_record(make_record("support", "lora", 0, [], status="failed", error="[red] " + "long " * 40))
     out = io.StringIO()
     print_table(Console(file=out, width=120), build_table(run))
@@ -419,5 +450,5 @@ def test_the_terminal_table_fits_120_columns(new_run: NewRun) -> None:
     assert len(found) == 1
     assert "≈ " in found[0]
     assert "[red] long" in text
-    for title in ("exact_match", "F1", "ROUGE-L", "halluc.", "abst.", "set-up", "time/1k", "tok/1k", "seeds"):
+    for title in ("exact_match", "F1", "ROUGE-L", "halluc.", "abst.", "set-up", "time/1k", "tok/1k", "seeds", "i/s/r %"):
         assert title in text
