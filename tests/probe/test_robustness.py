@@ -171,8 +171,9 @@ def test_the_gold_passage_stands_anywhere_among_distractors(context_of: ContextO
     asked = with_answers(monkeypatch, lambda prompt, _: "unknown")
     Robustness().run(context)
     among_four = [r for r in asked if r.found and len(r.found.passages) == 5]
-    places = {gold_place(context, str(r.prompt.messages[-1]["content"]), r.found.passages) for r in among_four if r.found}
-    assert places == {0, 1, 2, 3, 4}
+    places = [gold_place(context, str(r.prompt.messages[-1]["content"]), r.found.passages) for r in among_four if r.found]
+    assert set(places[::2]) == {0, 1, 2, 3, 4}, "four distractors"
+    assert places[::2] == places[1::2], "four irrelevant ones"
 
 
 def test_passages_that_do_not_fit_the_window_are_undefined(context_of: ContextOf, monkeypatch: pytest.MonkeyPatch) -> None:
