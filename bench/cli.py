@@ -50,6 +50,7 @@ def run(
     model: Annotated[str | None, typer.Option(help="embedded, a folder in Hugging Face format, or a hub id.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, counted from 0.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Test items per task.")] = None,
+    train_sizes: Annotated[str | None, typer.Option(help="Such as 10,25,50: the suite once per size, and the learning curve.")] = None,
     train_examples: Annotated[int | None, typer.Option(min=1, help="Labelled examples that every strategy gets.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Search trials that every strategy gets.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder or hub id with the task's rows, over its own.")] = None,
@@ -71,7 +72,7 @@ def run(
 
     Example: bench run --model ./my-model --task tasks/product_support --strategy zero-shot --strategy lora
     """
-    from bench.run.suite_run import run_suite
+    from bench.run.suite_run import run_suite, run_train_sizes
     from bench.suite import load_suite
 
     base = load_suite(suite)
@@ -89,8 +90,14 @@ def run(
     stem = Path(suite).stem
     changed = chosen.model_dump_json() != base.model_dump_json()
     name = name or (f"{stem}-{hashlib.sha256(chosen.model_dump_json().encode()).hexdigest()[:8]}" if changed else stem)
-    folder, outcome = run_suite(chosen, results, name, workers or _default_workers(), threads, fresh, console())
-    _show_table(folder)
+    how = (workers or _default_workers(), threads, fresh, console())
+    if train_sizes is None:
+        folder, outcome = run_suite(chosen, results, name, *how)
+        _show_table(folder)
+    else:
+        folders, outcome = run_train_sizes(chosen, _sizes(train_sizes, train_examples), results, name, *how)
+        if not outcome.failed:
+            _show_curves(folders)
     if outcome.failed:
         first = outcome.failed[0]
         more = f" (and {len(outcome.failed) - 1} more)" if len(outcome.failed) > 1 else ""
@@ -123,6 +130,22 @@ def _parsed(settings: list[str], option: str = "--set") -> dict[str, Any]:
 
 def _default_workers() -> int:
     return 1 if Path("/dev/nvidia0").exists() else max(1, min(4, os.cpu_count() or 1))
+
+
+def _sizes(given: str, train_examples: int | None) -> list[int]:
+    if train_examples is not None:
+        raise BenchError("--train-sizes and --train-examples: found both, expected one")
+    try:
+        return [int(n) for n in given.split(",")]
+    except ValueError:
+        raise BenchError(f"--train-sizes: found {given}; expected numbers such as 10,25,50") from None
+
+
+def _show_curves(folders: list[RunFolder]) -> None:
+    from bench.result.curve import learning_curves
+    from bench.result.curve_text import render_curves
+
+    sys.stdout.write(render_curves(learning_curves([f.path for f in folders]), "md"))
 
 
 def _show_table(folder: RunFolder) -> None:
@@ -164,42 +187,6 @@ def table(
 
 
 register_result(app)
-
-
-@app.command()
-def probes(
-    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs' folders.")],
-    probe: Annotated[str | None, typer.Option(help="Only this probe.")] = None,
-    format: Annotated[str, typer.Option(help="md, csv or json.")] = "md",
-) -> None:
-    """Print what a run's probes measured beside the task, from its records alone.
-
-    Example: bench probes results/default --probe forgetting
-    """
-    from bench.result.probes import probe_rows, render_probes
-
-    sys.stdout.write(render_probes(probe_rows(run_folders, probe), format))
-
-
-@app.command()
-def claims(
-    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs' folders; `make claims` makes those that decide all.")],
-    registry: Annotated[Path | None, typer.Option(help="A file of claims; default: those that come with the package.")] = None,
-    format: Annotated[str, typer.Option(help="md or json.")] = "md",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
-) -> None:
-    """Judge published claims by runs: reproduced, contradicted, inconclusive or not applicable, with the numbers.
-
-    Example: bench claims results/claims-*
-    """
-    from bench.result.claims import judge, load_claims, render_claims
-    from bench.result.store import write_atomic
-
-    text = render_claims(judge(load_claims(registry), run_folders), format)
-    if output:
-        write_atomic(output, text)
-    else:
-        sys.stdout.write(text)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from bench.metric.calibration import Ranked, calibration_error
 from bench.metric.detector_quality import Score, Undefined, cluster_draws, mean_value, numbers_of, separation
 from bench.metric.text import is_abstention, label_key
 from bench.probe.base import Context, Finding, Probe
-from bench.probe.world import facts_of
+from bench.probe.shared.world import facts_of
 from bench.result.statistics import FloatArray, Interval
 from bench.suite import Cell
 from bench.task.schema import Example, Task

@@ -157,8 +157,8 @@ def probe_names() -> list[str]:
     """The names of all probes, sorted."""
     import bench.probe
 
-    found = (module.name for module in pkgutil.iter_modules(bench.probe.__path__))
-    return sorted(name.replace("_", "-") for name in found if name not in ("base", "world", "perturb"))
+    found = pkgutil.iter_modules(bench.probe.__path__)
+    return sorted(module.name.replace("_", "-") for module in found if not module.ispkg and module.name != "base")
 
 
 def get(name: str) -> type[Probe]:

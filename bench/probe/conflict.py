@@ -10,7 +10,7 @@ from pydantic import Field
 
 from bench.metric.text import is_abstention, normalize
 from bench.probe.base import Context, Finding, Probe, mean_of
-from bench.probe.world import facts_of
+from bench.probe.shared.world import facts_of
 from bench.strategy.retrieval import Found
 from bench.suite import Cell
 from bench.task.schema import Example

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from bench.metric.text import is_abstention
 from bench.probe.base import Context, Finding, Probe, mean_difference, mean_of
-from bench.probe.world import facts_of
+from bench.probe.shared.world import facts_of
 from bench.suite import Cell
 from bench.task.schema import Example, Task
 from bench.world.entities import N_FAKE, names

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from bench.metric.text import normalize
 from bench.probe.base import Context, Finding, Probe, mean_difference, mean_of
-from bench.probe.world import ask
+from bench.probe.shared.world import ask
 from bench.suite import Cell
 from bench.task.schema import Example
 from bench.world import entities, text

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
 from bench.probe.base import Context, Finding, Probe
-from bench.probe.perturb import Judged, Tally, false_answer, is_whole, judge, judge_item, sampled, says
+from bench.probe.shared.perturb import Judged, Tally, false_answer, is_whole, judge, judge_item, sampled, says
 from bench.result.schema import MetricValue
-from bench.run.ask import Request
 from bench.strategy.retrieval import Found
 from bench.suite import Cell
 from bench.task.schema import Example
+
+if TYPE_CHECKING:
+    from bench.run.ask import Request
 
 FOLLOWS = 0.5
 """Success in the user's turn from which a model counts as one that can follow the sentence."""

@@ -7,28 +7,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from random import Random
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
 from bench.errors import BenchError
 from bench.metric.text import label_key, normalize
-from bench.model.language_model import LanguageModel, Message
 from bench.probe.base import Context, Finding, Probe, in_order, mean_of
 from bench.result.schema import MetricValue
 from bench.result.statistics import bootstrap_interval, wilson_interval
-from bench.run.ask import Request
-from bench.run.fit import Fitted
 from bench.strategy.prompt import answer_text, answer_tokens
 from bench.strategy.spec import PromptChoice, Strategy
-from bench.strategy.tuning import Pair
 from bench.suite import Cell
 from bench.task.schema import Example, Passage, Task
 from bench.world.entities import ATTRIBUTES, names
 from bench.world.episodes import LABELS
+
+if TYPE_CHECKING:
+    from bench.model.language_model import LanguageModel, Message
+    from bench.run.ask import Request
+    from bench.run.fit import Fitted
+    from bench.strategy.tuning import Pair
 
 QUESTION = "What is the access code of {n}?"
 OTHER_QUESTION = "Please give the access code for {n}."
@@ -124,6 +125,8 @@ def bits(scores: Mapping[str, float | None], least: float = 0.0) -> Finding:
 
 def losses(model: LanguageModel, pairs: Sequence[Pair]) -> NDArray[np.float64]:
     """Mean cross-entropy of each row's answer tokens in nats, shape (rows,)."""
+    import torch
+
     with torch.inference_mode(), model.autocast():
         return np.array([float(model.loss([pair])) for pair in pairs])
 

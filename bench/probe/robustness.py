@@ -11,7 +11,7 @@ from pydantic import Field
 
 from bench.metric.score import Answer, score
 from bench.probe.base import Context, Finding, Probe
-from bench.probe.perturb import (
+from bench.probe.shared.perturb import (
     Judged,
     Reading,
     Tally,

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from bench.metric.text import normalize
 from bench.probe.base import Context, Finding, Probe
-from bench.probe.perturb import Judged, Tally, judge, sampled
+from bench.probe.shared.perturb import Judged, Tally, judge, sampled
 from bench.result.schema import MetricValue
 from bench.result.statistics import FloatArray, Interval, SumStatistic, bootstrap_interval, clustered_interval, wilson_interval
 from bench.settings import first_problem

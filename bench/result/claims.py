@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bench.errors import BenchError
 from bench.result.arms import Arm, load_arms
 from bench.result.compare import score_group, seed_noise
-from bench.result.contrast import Contrast, Expectation, Known, Part, contrast, slope_weights
+from bench.result.contrast import Contrast, Expectation, Known, Part, Seeds, contrast, slope_weights
 from bench.result.schema import MetricValue, PhaseName, Record
-from bench.result.statistics import FloatArray, holm, pooled_seed_variance
+from bench.result.statistics import FloatArray, holm, pooled_seed_variance, seed_variances
 from bench.result.store import RunFolder
 from bench.settings import parse_settings
 
@@ -208,10 +208,10 @@ def _part(term: Term, weight: float, book: _Book) -> Part:
     if scores is None or not scores.is_mean or not scores.table.size:
         raise _Missing(f"{term.task} / {term.strategy} has no item scores{f' where {name} is {wanted}' if name else ''}")
     excess, df = seed_noise(group, scored)[arm.family]
-    seeds = len(scores.table)
     known = np.flatnonzero(np.isfinite(scores.table).all(axis=0))
     clusters = tuple(scores.clusters[i] for i in known)
-    return Part(weight, scores.table[:, known].mean(axis=0), clusters, excess / seeds if seeds > 1 else 0.0, df if seeds > 1 else 0)
+    table = scores.table[:, known]
+    return Part(weight, table.mean(axis=0), clusters, _seeds(table, clusters, excess, df, f"{arm.task}/{arm.family}"))
 
 
 def _probe_part(term: Term, weight: float, book: _Book) -> Part | Known:
@@ -229,9 +229,14 @@ def _probe_part(term: Term, weight: float, book: _Book) -> Part | Known:
         table: FloatArray = np.array([[scores[i] for i in shared] for scores in items])
         cluster_of = {i: item.cluster for i, item in arm.items[0].items()}
         clusters = tuple(cluster_of.get(i, i) for i in shared)
-        excess, df = pooled_seed_variance([table], [clusters]) if len(table) > 1 else (0.0, 0)
-        return Part(weight, table.mean(axis=0), clusters, excess / len(table), df)
+        excess, df = pooled_seed_variance([table], [clusters])
+        return Part(weight, table.mean(axis=0), clusters, _seeds(table, clusters, excess, df, where))
     return _known([v for v in values if v is not None], weight, where)
+
+
+def _seeds(table: FloatArray, clusters: Sequence[str], excess: float, df: int, pool: str) -> Seeds | None:
+    n = len(table)
+    return Seeds(excess / n, (excess + seed_variances(table, clusters)[1]) / n, df, pool) if n > 1 and df else None
 
 
 def _known(values: Sequence[MetricValue], weight: float, where: str) -> Known:
@@ -242,9 +247,9 @@ def _known(values: Sequence[MetricValue], weight: float, where: str) -> Known:
     if len(values) < 2:
         if of_items == 0:
             raise _Missing(f"{where}: one value without an interval")
-        return Known(weight, float(found[0]), math.sqrt(of_items), 0.0, 0)
-    between = float(found.var(ddof=1))
-    return Known(weight, float(found.mean()), math.sqrt(of_items), max(0.0, between - of_items) / len(values), len(values) - 1)
+        return Known(weight, float(found[0]), math.sqrt(of_items))
+    between, n = float(found.var(ddof=1)), len(values)
+    return Known(weight, float(found.mean()), math.sqrt(of_items), Seeds(max(0.0, between - of_items) / n, between / n, n - 1, where))
 
 
 def _matched(terms: Sequence[Term], book: _Book) -> tuple[Term, ...]:

@@ -10,13 +10,28 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bench.result.statistics import FloatArray, wilson_interval
+from bench.result.statistics import FloatArray, joint_df, wilson_interval
+
+KNOWN_DF = 1_000_000
+"""Without items nothing says how many stand behind a standard error: it is taken as known."""
 
 Expectation = Literal["greater", "not_greater", "equal"]
+
+
+class Seeds(NamedTuple):
+    """What seeds add to the variance of an arm's mean (`statistics.pooled_seed_variance`, `statistics.joint_df`)."""
+
+    variance: float
+    """excess / S"""
+    spread: float
+    """v / S, of which the excess is a part."""
+    df: int
+    pool: str
+    """Arms of one pool share one estimate."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +42,8 @@ class Part:
     scores: FloatArray
     """(n,): item scores, the means over seeds."""
     clusters: tuple[str, ...]
-    seed_variance: float
-    """What seeds add to the variance of the mean (excess / S, `statistics.pooled_seed_variance`)."""
-    df: int
-    """Its degrees of freedom; 0 where there is no seed variance."""
+    seeds: Seeds | None = None
+    """None for one artifact, or a deterministic strategy."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +53,7 @@ class Known:
     weight: float
     value: float
     error: float
-    seed_variance: float
-    df: int
+    seeds: Seeds | None = None
 
 
 @dataclass(frozen=True)
@@ -99,39 +111,44 @@ def contrast(parts: Sequence[Part | Known]) -> Contrast:
 
     Var = C / (C - 1) * sum_c (sum_parts w * sum_{i in c} (y_i - mean) / n)^2 + sum_parts w^2 * (seed variance + error^2): for two
     arms on the same items the first term is the clustered variance of their mean difference (Miller 2024, appendix A). Where it is
-    zero because no item differs, Wilson's bound for 0 of C stands in for 1.96 standard errors. Degrees of freedom: of the smaller of
-    items (C - 1) and seeds. Raises ValueError for a contrast without parts, or with items of fewer than two clusters.
+    zero because no item differs, Wilson's bound for 0 of C stands in for 1.96 standard errors. Degrees of freedom by Satterthwaite
+    from those of items (C - 1) and seeds (`statistics.joint_df`). Raises ValueError for a contrast without parts, or with items of
+    fewer than two clusters.
     """
     if not parts:
         raise ValueError("a contrast needs at least one part")
     influence: dict[str, float] = defaultdict(float)
-    estimate, extra = 0.0, 0.0
-    freedoms: list[float] = []
+    estimate = of_items = 0.0
+    pools: dict[str, tuple[float, float, int]] = {}
     for part in parts:
         if isinstance(part, Known):
             estimate += part.weight * part.value
-            extra += part.weight**2 * (part.error**2 + part.seed_variance)
+            of_items += part.weight**2 * part.error**2
         else:
             mean = float(part.scores.mean())
             estimate += part.weight * mean
-            extra += part.weight**2 * part.seed_variance
             for cluster, score in zip(part.clusters, part.scores.tolist(), strict=True):
                 influence[cluster] += part.weight * (score - mean) / len(part.scores)
-        if part.seed_variance > 0 and part.df > 0:
-            freedoms.append(part.df)
+        if part.seeds:
+            variance, spread, _ = pools.get(part.seeds.pool, (0.0, 0.0, 0))
+            square = part.weight**2
+            pools[part.seeds.pool] = (variance + square * part.seeds.variance, spread + square * part.seeds.spread, part.seeds.df)
     count = len(influence)
-    of_items = 0.0
     if count == 1:
         raise ValueError("the items are of one cluster; expected two or more")
     if count:
-        of_items = count / (count - 1) * sum(x * x for x in influence.values())
-        if of_items < 1e-18:
+        found = count / (count - 1) * sum(x * x for x in influence.values())
+        if found < 1e-18:
             scale = max(abs(p.weight) for p in parts)
-            of_items = (scale * wilson_interval(0.0, count)[1] / 1.96) ** 2
-        freedoms.append(count - 1)
-    # Without items nothing says how many stand behind the standard errors: they are taken as known.
-    df = min(freedoms, default=math.inf)
-    return Contrast(estimate, math.sqrt(of_items + extra), df if math.isfinite(df) else 1e6, count)
+            found = (scale * wilson_interval(0.0, count)[1] / 1.96) ** 2
+        of_items += found
+    item_df = count - 1 if count else KNOWN_DF
+    of_seeds, spread = (sum(pool[i] for pool in pools.values()) for i in (0, 1))
+    df: float = item_df
+    if spread > 0:
+        seed_df = max(1, int(spread**2 / sum(own**2 / own_df for _, own, own_df in pools.values())))
+        df = joint_df(of_items, item_df, of_seeds, spread, seed_df)
+    return Contrast(estimate, math.sqrt(of_items + of_seeds), df, count)
 
 
 def slope_weights(x: Sequence[float]) -> list[float]:

@@ -6,15 +6,13 @@ Read from runs that differ in ``budget.train_examples`` alone (``bench run --tra
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 
 from bench.errors import BenchError, did_you_mean
 from bench.metric.registry import get as get_metric
@@ -260,28 +258,3 @@ def _data_floor(sizes: Sequence[int], values: FloatArray, draws: FloatArray) -> 
     reached = np.asarray(sizes)[np.argmax(drawn >= FLOOR_SHARE * drawn[:, -1:], axis=1)]
     low, high = (int(x) for x in np.quantile(reached, [0.025, 0.975], method="inverted_cdf")) if len(reached) else (None, None)
     return {"data_floor": sizes[int(np.argmax(values >= FLOOR_SHARE * values[-1]))], "low": low, "high": high, "largest_size": sizes[-1]}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command("curve")(curve_command)
-
-
-def curve_command(
-    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, one of each size.")],
-    baseline: Annotated[str | None, typer.Option(help="Crossovers with this strategy only; default: of all pairs.")] = None,
-    format: Annotated[str, typer.Option(help="md, csv (the points) or json.")] = "md",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
-) -> None:
-    """Print learning curves: the primary metric at each number of training examples, and where strategies cross.
-
-    Example: bench curve results/default-n10 results/default-n50 results/default-n200 --baseline few-shot
-    """
-    from bench.result.curve_text import render_curves
-    from bench.result.store import write_atomic
-
-    content = render_curves(learning_curves(run_folders, baseline), format)
-    if output:
-        write_atomic(output, content)
-    else:
-        sys.stdout.write(content)

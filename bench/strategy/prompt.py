@@ -7,15 +7,18 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
 from bench.errors import BenchError
 from bench.metric.citation import split_citations
-from bench.model.language_model import LanguageModel, Message
 from bench.strategy.spec import PromptChoice
 from bench.task.schema import Example, Task
+
+if TYPE_CHECKING:
+    from bench.model.language_model import LanguageModel, Message
 
 CITE = 'After the answer give the number of the passage that it rests on in square brackets, as in "answer [1]".'
 ANSWER = "Answer:"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.model.source import locate
+from bench.probe.base import get
 from bench.result.schema import Item, Record, Run, Tokens
 from bench.result.store import RunFolder
 from bench.suite import expand, load_suite
@@ -73,7 +74,8 @@ def done_run(tmp_path: Path) -> RunFolder:
                     )
                 )
             writer.finish()
-        run.write_record(Record.model_validate(cell.identity() | {"status": "ok", "n_items": len(cell.task.test)}))
+        probed = {name: {"version": get(name).version, "settings": settings} for name, settings in cell.probes.items()}
+        run.write_record(Record.model_validate(cell.identity() | {"status": "ok", "n_items": len(cell.task.test), "probes": probed}))
     return run
 
 
@@ -110,3 +112,9 @@ def test_a_run_of_which_every_cell_is_done(done_run: RunFolder, tmp_path: Path) 
     assert {path: path.stat().st_mtime_ns for path in done_run.path.glob("cells/**/*.json*")} == before
     assert not (first | second) & NEVER
     assert not second & {"pandas", "pyarrow"}  # the Parquet file of the first run stands
+
+
+def test_no_probe_imports_more_to_be_looked_up(tmp_path: Path) -> None:
+    """A run asks every probe for its version to see whether there is anything to do."""
+    _, modules = imported_by(tmp_path, "list", "probes")
+    assert not modules & NEVER

@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.model.source import locate
 from bench.probe import base
 from bench.probe.base import Context, Finding, Probe, in_order, make, mean_of, probe_names, run_probe
-from bench.probe.world import ask, attribute_of, facts_of
+from bench.probe.shared.world import ask, attribute_of, facts_of
 from bench.result.store import RunFolder
 from bench.run.cell import run_cell
 from bench.run.executor import run_cells
@@ -138,7 +138,8 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cells(task: Path, probe_settings: dict[str, Any] | None = None, probes: tuple[str, ...] = ("counting",)) -> list[Cell]:
-    suite = Suite(tasks=[str(task)], strategies=["majority", "zero-shot"], probes=list(probes), probe_settings={"counting": probe_settings or {}})
+    settings = {"counting": probe_settings or {}}
+    suite = Suite(tasks=[str(task)], strategies=["majority", "zero-shot"], probes=list(probes), probe_settings=settings)
     return expand(suite, locate("embedded"))
 
 

@@ -13,7 +13,9 @@ from bench.errors import BenchError
 from bench.metric.text import normalize
 from bench.probe import freshness
 from bench.probe.base import Context, make
-from bench.probe.freshness import Freshness, Update, pages_of
+from bench.probe.freshness import Freshness
+from bench.probe.shared import update as update_of_world
+from bench.probe.shared.update import Update, pages_of
 from bench.result.schema import ProbeResult
 from bench.strategy.tuning import Pair, Tuned
 from bench.task.schema import Task
@@ -29,7 +31,7 @@ FULL = {"tuning": {"method": "full", "learning_rate": 1e-3, "epochs": 20, "evalu
 
 def update_of(context: Context) -> tuple[Task, Update]:
     task = context.cell.task
-    return task, Freshness().update(task, context.random("freshness"))
+    return task, Freshness().update(context)
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[list[Pair]]:
         calls.append(list(pairs))
         return Tuned(0.0, choice.epochs, 7.0, {})
 
-    monkeypatch.setattr(freshness, "tune", tune)
+    monkeypatch.setattr("bench.strategy.tuning.tune", tune)
     return calls
 
 
@@ -59,8 +61,8 @@ def test_the_documents_state_what_the_update_says(context_of: ContextOf) -> None
         assert texts[c.document_id].replace(c.old, c.new) == now[c.document_id]
         assert c.old not in now[c.document_id]
     for c in update.deleted:
-        before = {f.attribute.name: f.old for f in freshness._page(c.document_id, c.product, texts[c.document_id]).facts}
-        after = {f.attribute.name: f.old for f in freshness._page(c.document_id, c.product, now[c.document_id]).facts}
+        before = {f.attribute.name: f.old for f in update_of_world._page(c.document_id, c.product, texts[c.document_id]).facts}
+        after = {f.attribute.name: f.old for f in update_of_world._page(c.document_id, c.product, now[c.document_id]).facts}
         assert before.pop(c.attribute.name) == c.old
         assert after == before
         assert now[c.document_id].count(c.product) >= 1
@@ -226,7 +228,7 @@ def test_training_that_fails_leaves_the_weights_as_they_were(context_of: Context
                 parameter.data = parameter.data.double() + 1
         raise BenchError("training diverged")
 
-    monkeypatch.setattr(freshness, "tune", tune)
+    monkeypatch.setattr("bench.strategy.tuning.tune", tune)
     with pytest.raises(BenchError, match="diverged"), context.ready.meter.phase("probe"):
         Freshness().run(context)
     assert all(torch.equal(kept[n], p) and p.dtype == kept[n].dtype for n, p in network.named_parameters())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.probe.base import Context
-from bench.probe.perturb import (
+from bench.probe.shared.perturb import (
     Tally,
     contradicted,
     false_answer,

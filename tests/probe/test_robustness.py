@@ -9,9 +9,9 @@ from scripted_answers import target_of, with_answers
 
 from bench.errors import BenchError
 from bench.probe.base import Context, make
-from bench.probe.perturb import Tally, readings, says
 from bench.probe.robustness import DISTRACTORS, NO_PASSAGES, Robustness, _held_out, _relative_drop, _slopes
-from bench.probe.world import attribute_of
+from bench.probe.shared.perturb import Tally, readings, says
+from bench.probe.shared.world import attribute_of
 from bench.result.schema import Item, ProbeResult
 
 ContextOf = Callable[..., Context]

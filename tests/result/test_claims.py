@@ -22,7 +22,9 @@ from bench.world import claim_tasks
 NewRun = Callable[..., RunFolder]
 
 
-def arm(run: RunFolder, strategy: str, right: Callable[[int], bool], n: int = 200, seeds: int = 1, task: str = "support", **changes: Any) -> None:
+def arm(
+    run: RunFolder, strategy: str, right: Callable[[int], bool], n: int = 200, seeds: int = 1, task: str = "support", **changes: Any
+) -> None:
     for seed in range(seeds):
         items = [make_item(i, float(right(i)), cluster=f"c{i}", slices={"facts": "seen" if i % 2 else "corpus"}) for i in range(n)]
         add(run, make_record(task, strategy, seed, items, deterministic=seeds == 1, **changes), items)

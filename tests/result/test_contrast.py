@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.result.contrast import Contrast, Known, Part, contrast, slope_weights
-from bench.result.statistics import paired_difference, wilson_interval
+from bench.result.contrast import KNOWN_DF, Contrast, Known, Part, Seeds, contrast, slope_weights
+from bench.result.statistics import joint_df, paired_difference, pooled_seed_variance, seed_variances, wilson_interval
 
 RNG = np.random.default_rng(3)
 
 
-def part(weight: float, scores: np.ndarray, clusters: list[str] | None = None, seed_variance: float = 0.0, df: int = 0) -> Part:
-    return Part(weight, scores, tuple(clusters or map(str, range(len(scores)))), seed_variance, df)
+def part(weight: float, scores: np.ndarray, clusters: list[str] | None = None, seeds: Seeds | None = None) -> Part:
+    return Part(weight, scores, tuple(clusters or map(str, range(len(scores)))), seeds)
 
 
 def test_two_arms_on_the_same_items_are_the_clustered_paired_difference() -> None:
@@ -40,20 +40,48 @@ def test_p_values_are_those_of_a_paired_t_test() -> None:
 
 def test_arms_on_other_items_are_independent() -> None:
     a, b = RNG.random(50), RNG.random(30)
-    found = contrast([part(1, a), Part(-1, b, tuple(f"other{i}" for i in range(30)), 0.0, 0)])
+    found = contrast([part(1, a), Part(-1, b, tuple(f"other{i}" for i in range(30)))])
     n = 80
     expected = math.sqrt(n / (n - 1) * (a.var() / 50 + b.var() / 30))
     assert found.error == pytest.approx(expected)
 
 
-def test_seed_variance_is_weighted_and_the_fewer_degrees_of_freedom_count() -> None:
+def test_seed_variance_is_weighted_and_the_degrees_of_freedom_are_satterthwaites() -> None:
     a = RNG.random(40)
     plain = contrast([part(2, a)])
-    seeded = contrast([part(2, a, seed_variance=0.01, df=4)])
+    seeded = contrast([part(2, a, seeds=Seeds(0.01, 0.012, 4, "x"))])
     assert seeded.error**2 == pytest.approx(plain.error**2 + 4 * 0.01)
-    assert seeded.df == 4
-    known = contrast([Known(2, 0.3, 0.05, 0.01, 4)])
-    assert (known.estimate, known.error, known.df) == (pytest.approx(0.6), pytest.approx(2 * math.sqrt(0.05**2 + 0.01)), 4)
+    assert seeded.df == pytest.approx(joint_df(plain.error**2, 39, 0.04, 0.048, 4))
+    known = contrast([Known(2, 0.3, 0.05, Seeds(0.01, 0.012, 4, "x"))])
+    assert (known.estimate, known.error) == (pytest.approx(0.6), pytest.approx(2 * math.sqrt(0.05**2 + 0.01)))
+    assert known.df == pytest.approx(joint_df(0.01, KNOWN_DF, 0.04, 0.048, 4))
+
+
+def test_two_pools_of_seeds_have_more_degrees_of_freedom_than_one() -> None:
+    a, b = RNG.random(40), RNG.random(40)
+    one, two = (
+        contrast([part(1, a, seeds=Seeds(1.0, 1.0, 2, "x")), part(-1, b, seeds=Seeds(1.0, 1.0, 2, pool))]) for pool in ("x", "y")
+    )
+    assert one.df == pytest.approx(2, abs=0.1)
+    assert two.df == pytest.approx(4, abs=0.1)
+    assert one.error == two.error
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_intervals_over_items_and_seeds_cover(noise: float) -> None:
+    """Two arms of three seeds, truly equal in expectation: the 90 % interval of their difference holds 0 at least nine times in ten."""
+    rng, inside, clusters = np.random.default_rng(2), 0, tuple(map(str, range(200)))
+    for _ in range(400):
+        ease = rng.normal(0, 1.5, 200)
+        tables = [(rng.random((3, 200)) < 1 / (1 + np.exp(-(ease + rng.normal(0, noise, (3, 1)))))).astype(float) for _ in range(4)]
+        excess, df = pooled_seed_variance(tables, [clusters] * 4)
+        parts = [
+            part(w, t.mean(axis=0), seeds=Seeds(excess / 3, (excess + seed_variances(t, clusters)[1]) / 3, df, "family"))
+            for w, t in zip((1, -1), tables, strict=False)
+        ]
+        low, high = contrast(parts).interval(0.9)
+        inside += low <= 0 <= high
+    assert 0.87 <= inside / 400 <= 0.97
 
 
 def test_where_no_item_differs_the_error_is_not_zero() -> None:

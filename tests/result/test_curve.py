@@ -17,7 +17,8 @@ from result_samples import add, make_item, make_record
 from typer.testing import CliRunner
 
 from bench.errors import BenchError
-from bench.result.curve import Curves, crossover, learning_curves, register, uses_examples
+from bench.result.cli import register
+from bench.result.curve import Curves, crossover, learning_curves, uses_examples
 from bench.result.curve_text import render_curves
 from bench.result.schema import Run
 from bench.result.store import RunFolder

@@ -29,7 +29,8 @@ def run(new_run: NewRun) -> RunFolder:
         probes = {"forgetting": ProbeResult(version=1, values={"drop": value(x), "load_seconds": value(1.0, None)})}
         add(run, make_record("support", "lora", seed, items, probes=probes), items)
     reason = ProbeResult(version=1, reason="nothing was trained")
-    add(run, make_record("support", "rag", 0, items, probes={"forgetting": reason, "wording": ProbeResult(version=1, values={"spread": value(0.3)})}), items)
+    probes = {"forgetting": reason, "wording": ProbeResult(version=1, values={"spread": value(0.3)})}
+    add(run, make_record("support", "rag", 0, items, probes=probes), items)
     add(run, make_record("support", "zero-shot", 0, items, probes={"wording": ProbeResult(version=1, error="ValueError: no")}), items)
     return run
 
@@ -51,7 +52,8 @@ def test_seeds_widen_the_interval_by_what_they_differ_beyond_the_items(run: RunF
 def test_equal_seeds_add_nothing(new_run: NewRun) -> None:
     run, items = new_run("run"), scored(0.5)
     for seed in range(3):
-        add(run, make_record("support", "lora", seed, items, probes={"wording": ProbeResult(version=1, values={"spread": value(0.3)})}), items)
+        probes = {"wording": ProbeResult(version=1, values={"spread": value(0.3)})}
+        add(run, make_record("support", "lora", seed, items, probes=probes), items)
     (row,) = probe_rows([run.path])
     assert (row["ci_low"], row["ci_high"]) == (pytest.approx(0.2), pytest.approx(0.4))
 

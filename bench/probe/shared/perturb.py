@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,14 +14,16 @@ from bench.metric.registry import get
 from bench.metric.score import score
 from bench.metric.text import normalize
 from bench.probe.base import Context, Finding, mean_of
-from bench.probe.world import attribute_of
+from bench.probe.shared.world import attribute_of
 from bench.result.schema import Item, MetricValue
 from bench.result.statistics import paired_difference
-from bench.run.ask import Answered, Asker, Request, to_answers
 from bench.strategy.chunk import chunk_passages
 from bench.strategy.retrieval import Found, Retriever
 from bench.strategy.spec import RetrievalChoice
 from bench.task.schema import Example, Passage, Task
+
+if TYPE_CHECKING:
+    from bench.run.ask import Answered, Asker, Request
 
 RANKED = 50
 """How far down the lexical ranking distractors are looked for."""
@@ -114,6 +117,8 @@ def judge_item(task: Task, item: Item) -> Judged:
 
 def judge(task: Task, examples: Sequence[Example], answered: Sequence[Answered]) -> list[Judged]:
     """The answers to the examples, in order, judged by the task's primary metric."""
+    from bench.run.ask import to_answers
+
     answers = to_answers(task, examples, answered)
     scored = score(task, answers, [task.primary_metric])
     return [
