@@ -29,8 +29,8 @@ SOFT = {"tuning": {"method": "peft", "peft": {"peft_type": "PROMPT_TUNING", "num
 def test_every_probe_is_whole() -> None:
     assert probe_names()
     for name in probe_names():
-        probe = make(name, {})
-        assert (type(probe).__doc__ or "").splitlines()[0].endswith("."), name
+        probe = base.get(name)
+        assert (probe.__doc__ or "").splitlines()[0].endswith("."), name
         assert isinstance(probe.trains, bool)
         assert probe.version >= 1
 
@@ -216,3 +216,13 @@ def test_the_result_of_run_probe_names_settings_and_version(context_of: Callable
     result, items = run_probe("counting", context)
     assert result.version == 1
     assert set(items) == {"n_items"}
+
+
+def test_the_example_of_the_docs_runs(context_of: Callable[..., Context]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "probes.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    names = {"Probe": Probe, "Finding": Finding, "Context": Context, "Cell": Cell, "Any": Any, "mean_of": mean_of}
+    exec(code, names)
+    context = context_of({}, task="ticket_triage")
+    findings, details = names["PROBE"]().run(context)
+    assert (findings["words"].value.n_scored, details) == (len(context.items), {})
