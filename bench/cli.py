@@ -163,6 +163,7 @@ def table(
     by: Annotated[str, typer.Option(help="Order rows by task or by strategy.")] = "task",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
     slices: Annotated[bool, typer.Option("--slices", help="The primary metric by the slices that tasks declare.")] = False,
+    errors: Annotated[bool, typer.Option("--errors", help="Shares of the kinds of error that strategies with passages make.")] = False,
 ) -> None:
     """Print a run's table, from its records alone.
 
@@ -170,11 +171,13 @@ def table(
     """
     from bench.result.render import render
     from bench.result.store import RunFolder, write_atomic
-    from bench.result.table import slice_table, table_rows
+    from bench.result.table import error_table, slice_table, table_rows
 
     folder = RunFolder(run_folder)
-    if slices:
-        frame = slice_table(folder)
+    if slices and errors:
+        raise BenchError("--slices and --errors: found both, expected one")
+    if slices or errors:
+        frame = slice_table(folder) if slices else error_table(folder)
         content: str | bytes = frame.to_csv(index=False) if format == "csv" else frame.to_string(index=False) + "\n"
     else:
         content = render(table_rows(folder), format, by)

@@ -217,6 +217,7 @@ class ScoredItem:
     targets: list[str]
     scores: dict[str, float]
     slices: dict[str, str] = field(default_factory=dict)
+    error: str | None = None
 
 
 class Run(_Model):

@@ -22,7 +22,7 @@ from bench.result.store import RunFolder, write_atomic
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "build_table", "print_table", "render", "slice_table", "table_rows", "write_table"]
+__all__ = ["COLUMNS", "build_table", "error_table", "print_table", "render", "slice_table", "table_rows", "write_table"]
 
 LOWER_IS_BETTER = frozenset({"hallucination_rate", "false_refusal_rate"})
 ALPHA = 0.05
@@ -73,6 +73,26 @@ def slice_table(run: RunFolder | Path | Sequence[RunFolder | Path]) -> pd.DataFr
                 head = {"task": arm.task, "model": arm.model, "strategy": arm.strategy, "primary_metric": arm.primary_metric}
                 rows.append({**head, "slice": name, "slice_value": wanted, **_interval_columns(interval), "n_items": len(scores.ids)})
     return pd.DataFrame(rows, columns=columns)
+
+
+def error_table(run: RunFolder | Path | Sequence[RunFolder | Path]) -> pd.DataFrame:
+    """What kind of errors each strategy that reads passages makes: shares of all its items, means over seeds, by kind.
+
+    One row per (task, model, strategy) with an error of a kind, the kinds as columns in the order of `bench.metric.taxonomy`; ``errors`` is
+    their sum. Raises BenchError as ``build_table`` does.
+    """
+    import pandas as pd
+
+    from bench.metric.taxonomy import ERROR_KINDS
+
+    rows = []
+    for arm in (arm for group in groups_of(load_arms(run)) for arm in group):
+        kinds = [item.error for items in arm.items for item in items.values()]
+        if any(kinds):
+            shares: dict[str, float] = {kind: kinds.count(kind) / len(kinds) for kind in ERROR_KINDS}
+            head = {"task": arm.task, "model": arm.model, "strategy": arm.strategy, "errors": sum(shares.values())}
+            rows.append({**head, **shares, "n_items": len(arm.items[0])})
+    return pd.DataFrame(rows, columns=["task", "model", "strategy", "errors", *ERROR_KINDS, "n_items"])
 
 
 def write_table(run: RunFolder) -> list[Row]:

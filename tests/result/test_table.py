@@ -19,7 +19,7 @@ from bench.result.schema import Item, MetricValue
 from bench.result.shares import variance_shares
 from bench.result.statistics import clustered_interval
 from bench.result.store import RunFolder
-from bench.result.table import COLUMNS, build_table, print_table, render, slice_table, table_rows, write_table
+from bench.result.table import COLUMNS, build_table, error_table, print_table, render, slice_table, table_rows, write_table
 
 NewRun = Callable[[str], RunFolder]
 
@@ -452,3 +452,17 @@ def test_the_terminal_table_fits_120_columns(new_run: NewRun) -> None:
     assert "[red] long" in text
     for title in ("exact_match", "F1", "ROUGE-L", "halluc.", "abst.", "set-up", "time/1k", "tok/1k", "seeds", "i/s/r %"):
         assert title in text
+
+
+def test_kinds_of_error_are_shares_of_all_items_over_all_seeds(new_run: NewRun) -> None:
+    run = new_run("run")
+    for seed, kinds in enumerate((["retrieval_miss", "fabricated"], ["fabricated"])):
+        items = [make_item(i, 0.0, error=kind) for i, kind in enumerate(kinds)] + [make_item(i) for i in range(len(kinds), 10)]
+        add(run, make_record("support", "rag", seed, items), items)
+    items = [make_item(i, 0.0) for i in range(10)]
+    add(run, make_record("support", "lora", 0, items), items)
+    table = error_table(run)
+    assert list(table["strategy"]) == ["rag"]
+    rag = table.iloc[0]
+    assert (rag["retrieval_miss"], rag["fabricated"], rag["distractor_copied"]) == (0.05, 0.10, 0.0)
+    assert (rag["errors"], rag["n_items"]) == (pytest.approx(0.15), 10)
