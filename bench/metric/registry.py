@@ -120,6 +120,11 @@ def get(name: str) -> type[Metric]:
     return _load(point)
 
 
+def higher_is_better(name: str | None) -> bool | None:
+    """Which end of the metric is good; None where neither is, or where the metric is of a package that is not installed here."""
+    return get(name).higher_is_better if name in metric_names() else None
+
+
 def kinds(name: str) -> frozenset[TaskKind]:
     """The kinds of task that the metric applies to.
 

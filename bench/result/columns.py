@@ -25,6 +25,13 @@ SECONDARY = (
     "mrr",
     "citation_precision",
     "citation_recall",
+    "f_attempted",
+    "penalized_score_3",
+    "no_answer_accuracy",
+    "passage_precision",
+    "right_without_evidence",
+    "ece",
+    "confidence_auroc",
 )
 WHOLE_NUMBERS = ("peak_memory_bytes", "trainable_params", "artifact_bytes", "n_items", "n_seeds", "n_trials")
 TEXTS = ("task", "model", "strategy", "primary_metric", "interval", "peak_memory_kind", "status", "reason")

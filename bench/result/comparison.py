@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.errors import BenchError, did_you_mean
-from bench.metric.registry import get as get_metric
-from bench.metric.registry import metric_names
+from bench.metric.registry import higher_is_better
 from bench.result.arms import Arm, groups_of, load_arms
 from bench.result.comparable import check_comparable
 from bench.result.compare import (
@@ -134,7 +133,7 @@ def _group_rows(
                 "mean": float(own.values.mean()) if own and place == base else None,
             }
         )
-    higher = _higher_is_better(name)
+    higher = higher_is_better(name)
     adjusted = holm([difference.p for _, difference in compared.values()])
     for (place, (pair, difference)), p_holm in zip(compared.items(), adjusted, strict=True):
         rows[place] |= _tested(pair, difference, p_holm, len(compared), group[place].model, margin, higher)
@@ -228,11 +227,6 @@ def _mcnemar(pair: Pair, a: FloatArray, b: FloatArray) -> McNemar | str:
         return "several seeds, so no single artifact"
     counts = discordant(a, b)
     return mcnemar(*counts) if counts else "scores are not 0 or 1"
-
-
-def _higher_is_better(metric: str | None) -> bool | None:
-    """None where neither end is good, or the metric is of a package that is not installed here."""
-    return get_metric(metric).higher_is_better if metric in metric_names() else None
 
 
 def _ranks(arms: Sequence[Arm], scored: Sequence[ArmScores], higher: bool | None, seed: int) -> list[Row]:

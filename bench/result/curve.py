@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench.errors import BenchError, did_you_mean
-from bench.metric.registry import get as get_metric
-from bench.metric.registry import metric_names
+from bench.metric.registry import higher_is_better
 from bench.result.arms import Arm, groups_of, load_arms
 from bench.result.comparable import check_comparable
 from bench.result.compare import ArmScores, interval_of, score_group, seed_noise
@@ -111,8 +110,7 @@ class _Task:
         self.first = next(arm for group in arms.values() for arm in group)
         self.names = list(dict.fromkeys(arm.strategy for size in sorted(arms, reverse=True) for arm in arms[size]))
         self.metric = next((arm.primary_metric for group in arms.values() for arm in group if arm.primary_metric), None)
-        known = get_metric(self.metric).higher_is_better if self.metric in metric_names() else True
-        self.sign = -1.0 if known is False else 1.0
+        self.sign = -1.0 if higher_is_better(self.metric) is False else 1.0
         self.rows: dict[tuple[str, int], Row] = {}
         self.scores: dict[tuple[str, int], ArmScores] = {}
         self.constant = {arm.strategy for group in arms.values() for arm in group if arm.ok and not any(map(uses_examples, arm.ok))}

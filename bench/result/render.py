@@ -195,6 +195,7 @@ def _columns(rows: Sequence[Row], by: str) -> list[_Column]:
         share("mrr", "MRR", "mean of 1 / rank of the first gold passage"),
         share("citation_precision", "cite prec.", "cited passages that are gold"),
         share("citation_recall", "cite rec.", "gold passages that are cited"),
+        share("ece", "ECE", "expected calibration error of the confidence in attempted answers"),
         amount("setup_seconds", "set-up", "tuning with all search trials, and indexing, wall time; loading is left out", _seconds),
         amount("seconds_per_1000_requests", "time/1k", "wall time to answer 1,000 requests", _seconds),
         _Column("prompt_tokens_per_1000_requests", "tok/1k", "tokens of prompt and completion for 1,000 requests", _tokens),

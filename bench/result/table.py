@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.metric.registry import higher_is_better
 from bench.result.arms import Arm, groups_of, load_arms
 from bench.result.columns import COLUMNS, SECONDARY, Row, as_frame, plain_row
 from bench.result.compare import ArmScores, SeedNoise, interval_of, noise_ratio, p_of_no_difference, score_group, seed_noise
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "build_table", "error_table", "print_table", "render", "slice_table", "table_rows", "write_table"]
 
-LOWER_IS_BETTER = frozenset({"hallucination_rate", "false_refusal_rate"})
 ALPHA = 0.05
 SERVING: tuple[PhaseName, ...] = ("load", "tune", "index", "answer")
 """Phases whose memory is the strategy's own; scoring and probing are ours."""
@@ -128,7 +128,7 @@ def _mark_best(group: list[Arm], scored: Sequence[ArmScores | None], noise: Seed
         row.update(best=False, tied=False, p_vs_best=None)
     if len(entrants) < 2:
         return
-    sign = -1.0 if group[0].primary_metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if higher_is_better(group[0].primary_metric) is False else 1.0
     best = max(entrants, key=lambda i: sign * rows[i]["value"])
     rest = [i for i in entrants if i != best]
     adjusted = holm([p_of_no_difference(group[best], group[i], scored[best], scored[i], noise) for i in rest])
