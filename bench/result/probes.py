@@ -63,7 +63,13 @@ def _interval(values: Sequence[MetricValue]) -> Interval:
         return over_items
     of_items = ((high - low) / 2 / 1.96) ** 2
     excess = max(0.0, float(found.var(ddof=1)) - of_items)
-    return add_seed_variance(over_items, excess / len(values), len(values) - 1) if excess else over_items
+    if not excess:
+        return over_items
+    # The number of clusters is not in a record; that of items is at least as large.
+    widened = add_seed_variance(over_items, excess / len(values), len(values) - 1, max(1, values[0].n_scored - 1))
+    if all(0 <= a <= b <= 1 for a, b in known) and widened.low is not None and widened.high is not None:
+        return Interval(mean, max(0.0, widened.low), min(1.0, widened.high))
+    return widened
 
 
 def render_probes(rows: Sequence[dict[str, Any]], format: str) -> str:

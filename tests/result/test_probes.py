@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 import pytest
 from result_samples import add, make_record, scored
+from scipy.stats import t
 
 from bench.errors import BenchError
 from bench.result.probes import COLUMNS, probe_rows, render_probes
 from bench.result.schema import MetricValue, ProbeResult
+from bench.result.statistics import joint_df
 from bench.result.store import RunFolder
 
 NewRun = Callable[..., RunFolder]
@@ -41,12 +43,23 @@ def test_seeds_widen_the_interval_by_what_they_differ_beyond_the_items(run: RunF
     assert (drop["value"], drop["n_seeds"]) == (pytest.approx(0.4), 3)
     of_items = (0.1 / 1.96) ** 2
     excess = 0.04 - of_items
-    # 4.303: t quantile with two degrees of freedom.
-    assert drop["ci_high"] - drop["value"] == pytest.approx(4.303 * (of_items + excess / 3) ** 0.5, rel=1e-3)
+    df = joint_df(of_items, 49, excess / 3, excess / 3, 2)
+    assert 2 < df < 4
+    assert drop["ci_high"] - drop["value"] == pytest.approx(t.ppf(0.975, df) * (of_items + excess / 3) ** 0.5, rel=1e-3)
     assert rows["lora", "forgetting", "load_seconds"]["ci_low"] is None
     assert rows["rag", "wording", "spread"]["ci_high"] == pytest.approx(0.4)
     assert rows["rag", "forgetting", None]["reason"] == "nothing was trained"
     assert rows["zero-shot", "wording", None]["reason"] == "failed: ValueError: no"
+
+
+def test_an_interval_of_a_share_stays_one(new_run: NewRun) -> None:
+    run, items = new_run("run"), scored(0.5)
+    for seed, x in enumerate((0.6, 0.95, 0.95)):
+        values = {"score": MetricValue(value=x, ci_low=x - 0.05, ci_high=x + 0.05, n_scored=50)}
+        add(run, make_record("support", "lora", seed, items, probes={"wording": ProbeResult(version=1, values=values)}), items)
+    (row,) = probe_rows([run.path])
+    assert row["ci_low"] < 0.6
+    assert row["ci_high"] == 1.0
 
 
 def test_equal_seeds_add_nothing(new_run: NewRun) -> None:
