@@ -13,7 +13,7 @@ from pydantic import Field
 
 from bench.metric.text import normalize
 from bench.probe.base import Context, Finding, Probe, mean_difference, mean_of
-from bench.probe.shared.world import ask
+from bench.probe.shared.world import ANSWER_TOKENS, ask
 from bench.suite import Cell
 from bench.task.schema import Example
 from bench.world import entities, text
@@ -32,6 +32,7 @@ KNOWS = 0.2
 TOPICS, SHOTS_PER_TOPIC = 4, 2
 BATCH = 8
 NOT_KNOWN = "the base knows little of these facts: it was not pretrained on them"
+TOO_LONG = "the shots do not fit the model's window"
 NOT_ASKED = "the task's input is no question"
 BASE_RIGHT, BASE_WRONG = "the base answers it right", "the base answers it wrong"
 
@@ -103,18 +104,22 @@ class Forgetting(Probe):
     def run(self, context: Context) -> tuple[dict[str, Finding], dict[str, Any]]:
         model, trained = context.ready.model, context.ready.strategy.tuning.method != "none"
         asked = questions(context.random("forgetting/known"), self.questions)
-        tickets = sorts(context.random("forgetting/few-shot"), self.sorts)
+        tickets = fitting(model, sorts(context.random("forgetting/few-shot"), self.sorts))
         prose = texts(context.random("forgetting/prose"), self.texts)
         details: dict[str, Any] = {"few_shot_chance": 1 / TOPICS, "left_out": {}}
         after: dict[str, dict[str, float]] = {}
         with on_base(context) as base:
-            before = {
-                "known_recall": base(lambda m: recall(m, asked)),
-                "few_shot_skill": base(lambda m: skill(m, tickets)),
-                "prose_nats": base(lambda m: nats(m, prose)),
+            measures: dict[str, Callable[[LanguageModel], dict[str, float]]] = {
+                "known_recall": lambda m: recall(m, asked),
+                "few_shot_skill": lambda m: skill(m, tickets),
+                "prose_nats": lambda m: nats(m, prose),
             }
+            if not tickets:
+                del measures["few_shot_skill"]
+                details["left_out"]["few_shot_skill"] = TOO_LONG
+            before = {name: base(measure) for name, measure in measures.items()}
             if trained:
-                after = {"known_recall": recall(model, asked), "few_shot_skill": skill(model, tickets), "prose_nats": nats(model, prose)}
+                after = {name: measure(model) for name, measure in measures.items()}
                 kl, reverse = divergences(base, model, prose)
         knows = mean(before["known_recall"]) >= KNOWS
         product = {q.id: q.product for q in asked}
@@ -130,7 +135,8 @@ class Forgetting(Probe):
         for name, values in after.items():
             findings[f"after_{name}"] = mean_of(values, clusters.get(name), share=name != "prose_nats")
         if trained:
-            findings["skill_drop"] = drop(before["few_shot_skill"], after["few_shot_skill"])
+            if tickets:
+                findings["skill_drop"] = drop(before["few_shot_skill"], after["few_shot_skill"])
             findings["prose_nats_increase"] = increase(before["prose_nats"], after["prose_nats"])
             findings |= {"kl_to_base": mean_of(kl, share=False), "reverse_kl_to_base": mean_of(reverse, share=False)}
             details["prose_nats_increase_by_kind"] = by_kind(findings["prose_nats_increase"].items)
@@ -207,6 +213,12 @@ def texts(rng: random.Random, n: int) -> dict[str, str]:
         found[f"abstract/{i}"] = text.draw_finding(rng).abstract(rng)
         found[f"review/{i}"] = text.draw_opinion(rng).review(rng)
     return found
+
+
+def fitting(model: LanguageModel, tickets: Sequence[Sort]) -> list[Sort]:
+    """The tickets whose prompt the model's window has room for; another tokenizer can make many more tokens of it than the embedded one."""
+    room = model.window - model.virtual_tokens - ANSWER_TOKENS
+    return [s for s, ids in zip(tickets, model.prompts_ids([s.messages for s in tickets]), strict=True) if len(ids) <= room]
 
 
 # ---------------------------------------------------------------------------------------------- measurements

@@ -330,3 +330,20 @@ def _score_at_the_end(context: Context) -> float:
 def test_where_a_curve_has_no_meaning_the_reason_is_given(strategy: str, reason: str) -> None:
     cell = expand(Suite(tasks=["ticket_triage"], strategies=[strategy], seeds=[0]), locate("embedded"))[0]
     assert reason in (get("forgetting-curve")().not_applicable(cell) or "")
+
+
+def test_shots_that_do_not_fit_another_models_window_are_left_out(context_of: Callable[..., Context], probed: Callable[..., Any]) -> None:
+    context = context_of({}, task="ticket_triage")
+    model, window = context.ready.model, context.ready.model.window
+    lengths = [len(ids) for ids in model.prompts_ids([s.messages for s in forgetting.sorts(context.random("forgetting/few-shot"), 20)])]
+    try:
+        model.window = sorted(lengths)[10] + 8
+        some = probed(context, "forgetting", questions=4, sorts=20, texts=4)
+        model.window = min(lengths) + 7
+        none = probed(context, "forgetting", questions=4, sorts=20, texts=4)
+    finally:
+        model.window = window
+    assert some.values["base_few_shot_skill"].n_scored == sum(n <= sorted(lengths)[10] for n in lengths)
+    assert "base_few_shot_skill" not in none.values
+    assert "do not fit" in none.details["left_out"]["few_shot_skill"]
+    assert "base_prose_nats" in none.values

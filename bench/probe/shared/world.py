@@ -12,6 +12,9 @@ from bench.world.entities import ATTRIBUTES, Attribute
 if TYPE_CHECKING:  # a finished run is recognised without torch
     from bench.model.language_model import LanguageModel, Message
 
+ANSWER_TOKENS = 8
+"""Room for an answer, which is a word or two."""
+
 _ATTRIBUTE_OF = {value: attribute for attribute in ATTRIBUTES for value in attribute.values}
 
 
@@ -47,7 +50,7 @@ def facts_of(task: Task) -> list[Fact]:
     ]
 
 
-def ask(model: LanguageModel, conversations: Sequence[Sequence[Message]], max_new_tokens: int = 8) -> list[str]:
+def ask(model: LanguageModel, conversations: Sequence[Sequence[Message]], max_new_tokens: int = ANSWER_TOKENS) -> list[str]:
     """One greedy answer per conversation, which ends with a user turn, in order. Without a chat template an answer is one line."""
     prompts = model.prompts_ids(conversations)
     before, model.line_ends_answer = model.line_ends_answer, True
