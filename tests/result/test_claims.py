@@ -233,3 +233,11 @@ def test_every_arm_of_the_registry_is_in_a_suite() -> None:
             for t in test.terms:
                 assert (t.task, t.strategy) in held, (each.id, t)
                 assert t.probe is None or t.probe in held[t.task, t.strategy], (each.id, t)
+
+
+def test_the_published_page_is_of_this_registry() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "claims.md").read_text()
+    for each in load_claims():
+        assert f"| {each.id} | {each.claim} |" in page
+        assert all(test.says in page for test in each.tests)
+        assert not each.note or each.note in page
