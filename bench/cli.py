@@ -55,6 +55,7 @@ def run(
     trials: Annotated[int | None, typer.Option(min=1, help="Search trials that every strategy gets.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder or hub id with the task's rows, over its own.")] = None,
     probe: Annotated[list[str] | None, typer.Option("--probe", help="What to measure beside the task; may be repeated.")] = None,
+    no_probes: Annotated[bool, typer.Option("--no-probes", help="Measure the task alone, whatever the suite names.")] = False,
     probe_set: Annotated[list[str] | None, typer.Option(help="PROBE.SETTING=VALUE, such as entailment.model=./nli.")] = None,
     results: Results = Path("results"),
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the suite's, with a hash where options change it.")] = None,
@@ -79,8 +80,10 @@ def run(
     given: dict[str, Any] = {"model": model, "tasks": task, "strategies": strategy, "limit": limit, "data": data}
     given |= {"seeds": list(range(seeds)) if seeds else None, "trust_remote_code": trust_remote_code or None}
     given |= {"multitask": multitask or None, "continue_from": continue_from}
-    given["probes"] = list(dict.fromkeys([*base.probes, *probe])) if probe else None
-    given["probe_settings"] = _probe_settings(base.probe_settings, probe_set) if probe_set else None
+    if no_probes and (probe or probe_set):
+        raise BenchError("--no-probes: found --probe or --probe-set beside it, expected one of them")
+    given["probes"] = [] if no_probes else list(dict.fromkeys([*base.probes, *probe])) if probe else None
+    given["probe_settings"] = {} if no_probes else _probe_settings(base.probe_settings, probe_set) if probe_set else None
     given["settings"] = base.settings | _parsed(set_) if set_ else None
     budget: dict[str, Any] = {k: v for k, v in (("train_examples", train_examples), ("trials", trials)) if v is not None}
     overrides = {k: v for k, v in given.items() if v is not None}

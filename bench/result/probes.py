@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import BenchError
+from bench.errors import BenchError, did_you_mean
 from bench.result.arms import Arm, load_arms
 from bench.result.schema import MetricValue
 from bench.result.statistics import Interval, add_seed_variance
@@ -25,11 +25,14 @@ def probe_rows(runs: Sequence[Path], probe: str | None = None) -> list[dict[str,
     strategy alone, so that few seeds make it wide. A probe without meaning for a strategy, or that failed, is one row with the reason.
     Raises BenchError for a run that cannot be read, and where no cell has a probe (of this name).
     """
-    rows = [row for arm in load_arms(runs) for row in _rows_of(arm, probe)]
-    if not rows:
-        wanted = f"probe {probe}" if probe else "probe"
-        raise BenchError(f"{', '.join(map(str, runs))}: no cell has a {wanted}; run one with: bench run --probe {probe or 'NAME'}")
-    return rows
+    arms = load_arms(runs)
+    there = sorted({name for arm in arms for record in arm.ok for name in record.probes})
+    where = ", ".join(map(str, runs))
+    if not there:
+        raise BenchError(f"{where}: no cell has a probe; run one with: bench run --probe NAME")
+    if probe is not None and probe not in there:
+        raise BenchError(f'{where}: no cell has the probe "{probe}"; {did_you_mean(probe, there)}')
+    return [row for arm in arms for row in _rows_of(arm, probe)]
 
 
 def _rows_of(arm: Arm, wanted: str | None) -> Iterable[dict[str, Any]]:

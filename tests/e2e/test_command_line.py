@@ -94,6 +94,13 @@ def test_a_second_run_is_done_in_seconds_and_fresh_recomputes(fast: list[str | P
         (["run", "--model", "./no-such-model"], "no such folder"),
         (["run", "--model", "tests"], "config.json is missing"),
         (["run", "--results", "/proc/nowhere"], "cannot be written"),
+        (["run", "--probe", "wordng"], 'did you mean "wording"'),
+        (["run", "--probe-set", "forgetting.item=3"], 'probe_settings.forgetting: unknown key "item"'),
+        (["run", "--probe", "wording", "--no-probes"], "--no-probes: found --probe"),
+        (["run", "--train-sizes", "10,x"], "expected numbers such as 10,25,50"),
+        (["run", "--train-sizes", "10,20", "--train-examples", "10"], "found both, expected one"),
+        (["compare", "no-such-run", "--baseline", "zero-shot"], "no-such-run"),
+        (["claims", "no-such-run"], "no-such-run"),
         (["table", "no-such-run"], "no-such-run"),
         (["list", "strategy"], 'did you mean "strategies"'),
         (["validate", "tasks/nothing"], "tasks/nothing"),
@@ -162,6 +169,27 @@ def test_an_interrupted_run_keeps_what_is_done_and_goes_on(tmp_path: Path) -> No
     assert {r.status for r in RunFolder(tmp_path / "r").records()} == {"ok"}
     kept = list((tmp_path / "r" / "superseded").rglob("record.json"))
     assert [k.stat().st_mtime_ns for k in kept] == [before]  # other examples, another cell: kept aside
+
+
+def test_a_run_is_compared_probed_and_judged_from_its_records(tmp_path: Path) -> None:
+    options = ["--task", "ticket_triage", "--limit", "40", "--results", tmp_path, "--name", "r", "--seeds", "2"]
+    strategies = ["--strategy", "zero-shot", "--strategy", "majority", "--strategy", "few-shot"]
+    bench("run", *options, *strategies, "--probe", "wording", "--probe-set", "wording.items=10")
+    compared = bench("compare", tmp_path / "r", "--baseline", "zero-shot").stdout
+    assert "ticket_triage: accuracy against zero-shot" in compared
+    assert "| few-shot" in compared
+    assert "worst_case_score" in bench("probes", tmp_path / "r", "--probe", "wording").stdout
+    assert "NOT APPLICABLE" in bench("claims", tmp_path / "r").stdout
+    assert json.loads(bench("claims", tmp_path / "r", "--format", "json").stdout)[0]["id"] == "C1"
+
+
+def test_learning_curves_of_two_sizes(tmp_path: Path) -> None:
+    options = ["--task", "ticket_triage", "--limit", "20", "--results", tmp_path, "--no-probes", "--seeds", "2", "--name", "c"]
+    done = bench("run", *options, "--strategy", "majority", "--strategy", "few-shot", "--train-sizes", "10,40")
+    assert {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")} == {"c-n10", "c-n40"}
+    assert "few-shot" in done.stdout
+    again = bench("curve", tmp_path / "c-n10", tmp_path / "c-n40", "--baseline", "majority").stdout
+    assert "few-shot" in again
 
 
 def test_new_task_validates_and_runs(tmp_path: Path) -> None:

@@ -87,5 +87,5 @@ def test_as_text(run: RunFolder) -> None:
 
 def test_only_the_probe_asked_for(run: RunFolder) -> None:
     assert {r["probe"] for r in probe_rows([run.path], "wording")} == {"wording"}
-    with pytest.raises(BenchError, match="no cell has a probe leakage"):
-        probe_rows([run.path], "leakage")
+    with pytest.raises(BenchError, match=r'no cell has the probe "wordng"; did you mean "wording"'):
+        probe_rows([run.path], "wordng")
