@@ -26,7 +26,7 @@ bench-all: $(INSTALLED)  ## run every strategy of the catalogue, and those that 
 # Each suite is one question; the order puts the long one first.
 CLAIMS := claims-strategies claims-forgetting claims-updates claims-paraphrases claims-unknown claims-exposures claims-negatives claims-reasoning
 
-claims: $(INSTALLED)  ## run what decides the published claims of bench/claims.yaml and judge them
+claims: $(INSTALLED)  ## run what decides the claims of bench/claims.yaml and judge them (about 45 minutes on two cores)
 	$(BIN)/bench world make-claim-tasks
 	set -e; for suite in $(CLAIMS); do $(BIN)/bench run $$suite $(ARGS); done
 	$(BIN)/bench claims $(addprefix results/,$(CLAIMS))
