@@ -7,7 +7,6 @@ over all tests of the registry that could be made, those for and those against a
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,13 +21,13 @@ from bench.errors import BenchError
 from bench.result.arms import Arm, load_arms
 from bench.result.compare import score_group, seed_noise
 from bench.result.contrast import Contrast, Expectation, Known, Part, Seeds, contrast, slope_weights
-from bench.result.schema import MetricValue, PhaseName, Record
+from bench.result.schema import MetricValue
 from bench.result.statistics import FloatArray, holm, pooled_seed_variance, seed_variances
 from bench.result.store import RunFolder
+from bench.result.table import setup_seconds
 from bench.settings import parse_settings
 
 ALPHA = 0.05
-SETUP: tuple[PhaseName, ...] = ("tune", "index")
 Outcome = Literal["REPRODUCED", "CONTRADICTED", "INCONCLUSIVE", "NOT APPLICABLE"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
@@ -284,7 +283,9 @@ def _identical(test: ClaimTest, book: _Book) -> Verdict:
 
 def _break_even(test: ClaimTest, book: _Book) -> Verdict:
     """Q* = (fixed A - fixed B) / (per request B - per request A) in CPU seconds, at each seed's own readings (protocol 5.5)."""
-    (fixed_a, each_a), (fixed_b, each_b) = (_costs(book.arm(term)[0].ok) for term in test.terms)
+    sides = [book.arm(term)[0].ok for term in test.terms]
+    fixed_a, fixed_b = (setup_seconds(records, "cpu_seconds") or 0.0 for records in sides)
+    each_a, each_b = ([r.phases["answer"].cpu_seconds / r.n_items for r in records] for records in sides)
     low, high = min(each_b) - max(each_a), max(each_b) - min(each_a)
     outcome: Outcome = "REPRODUCED" if low > 0 else "CONTRADICTED" if high < 0 else "INCONCLUSIVE"
     a, b = float(np.mean(each_a)), float(np.mean(each_b))
@@ -292,62 +293,3 @@ def _break_even(test: ClaimTest, book: _Book) -> Verdict:
     if b > a:
         says += f": break-even after {max(0.0, (fixed_a - fixed_b) / (b - a)):,.0f} requests"
     return Verdict(test, outcome, says=says)
-
-
-def _costs(records: Sequence[Record]) -> tuple[float, list[float]]:
-    """CPU seconds to set up (of the cell that searched), and per request at each seed."""
-    searched = [r for r in records if r.trials] or records
-    fixed = [sum(r.phases[name].cpu_seconds for name in SETUP if name in r.phases) for r in searched]
-    return float(np.mean(fixed)), [r.phases["answer"].cpu_seconds / r.n_items for r in records]
-
-
-# ---------------------------------------------------------------------------------------------- what is shown
-
-_GOALS = {"greater": "> 0", "not_greater": "< margin", "equal": "within the margin"}
-
-
-def render_claims(judged: Sequence[Judged], format: str) -> str:
-    """md or json. Raises BenchError for another format."""
-    if format == "json":
-        return json.dumps([_as_json(j) for j in judged], indent=2, ensure_ascii=False) + "\n"
-    if format != "md":
-        raise BenchError(f'--format: found "{format}"; expected md or json')
-    counts = {outcome: sum(j.outcome == outcome for j in judged) for outcome in OUTCOMES}
-    lines = [", ".join(f"{n} {outcome.lower()}" for outcome, n in counts.items()) + f" of {len(judged)} claims.", ""]
-    lines += ["| id | claim | outcome |", "| --- | --- | --- |", *(f"| {j.claim.id} | {j.claim.claim} | {j.outcome} |" for j in judged), ""]
-    lines += ["Estimates with 90 % intervals over items and, where arms have seeds, seeds (each bound is a one-sided test at .05);",
-              "p for and against the expectation, Holm-adjusted over all tests; MDE: smallest effect found with power .8.", ""]  # fmt: skip
-    for j in judged:
-        lines += [f"### {j.claim.id}: {j.outcome}", "", j.claim.claim, ""]
-        lines += [f"- {t.outcome}: {t.test.says} {_numbers(t)}" for t in j.tests]
-        for head, texts in (("Found by", j.claim.supports), ("Otherwise", j.claim.counters)):
-            lines += [f"- {head}: {'; '.join(texts)}."] if texts else []
-        lines += [f"- {j.claim.note}"] if j.claim.note else []
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _numbers(verdict: Verdict) -> str:
-    c = verdict.found
-    if c is None:
-        return f"({verdict.says})"
-    low, high = c.interval()
-    margin = f", margin {verdict.test.margin:g}" if verdict.test.margin else ""
-    return (
-        f"({c.estimate:+.3f} [{low:+.3f}, {high:+.3f}], expected {_GOALS[verdict.test.expects]}{margin}, p for {verdict.p_for:.3f},"
-        f" against {verdict.p_against:.3f}, MDE {c.minimum_detectable():.3f}, {c.n_clusters} clusters)"
-    )
-
-
-def _as_json(judged: Judged) -> dict[str, object]:
-    tests = []
-    for t in judged.tests:
-        numbers: dict[str, object] = {}
-        if t.found:
-            low, high = t.found.interval()
-            numbers = {
-                "estimate": t.found.estimate, "ci90_low": low, "ci90_high": high, "df": t.found.df, "n_clusters": t.found.n_clusters,
-                "p_for": t.p_for, "p_against": t.p_against, "minimum_detectable": t.found.minimum_detectable(),
-            }  # fmt: skip
-        tests.append({"says": t.test.says, "outcome": t.outcome, "margin": t.test.margin, "reason": t.says or None, **numbers})
-    return {"id": judged.claim.id, "claim": judged.claim.claim, "outcome": judged.outcome, "tests": tests}

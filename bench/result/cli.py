@@ -93,6 +93,7 @@ def claims(
 
     `make claims` makes the runs that decide all of them. Example: bench claims results/claims-*
     """
-    from bench.result.claims import judge, load_claims, render_claims
+    from bench.result.claims import judge, load_claims
+    from bench.result.claims_text import render_claims
 
     _give(render_claims(judge(load_claims(registry), run_folders), format), output)

@@ -162,8 +162,8 @@ def _arm_columns(arm: Arm) -> dict[str, Any]:
         "strategy": arm.strategy,
         "primary_metric": arm.primary_metric,
         **{name: _mean(record.metrics[name].value for record in ok if name in record.metrics) for name in SECONDARY},
-        "setup_seconds": _setup(ok, "wall_seconds"),
-        "setup_cpu_seconds": _setup(ok, "cpu_seconds"),
+        "setup_seconds": setup_seconds(ok, "wall_seconds"),
+        "setup_cpu_seconds": setup_seconds(ok, "cpu_seconds"),
         "seconds_per_1000_requests": _mean(1000 * phase.wall_seconds / n for phase, n in answers),
         "cpu_seconds_per_1000_requests": _mean(1000 * phase.cpu_seconds / n for phase, n in answers),
         "prompt_tokens_per_1000_requests": _mean(1000 * record.tokens.prompt / record.n_items for record in requests),
@@ -193,7 +193,7 @@ def _status(arm: Arm) -> tuple[str, str | None]:
     return first.status, reason
 
 
-def _setup(records: Sequence[Record], clock: str) -> float | None:
+def setup_seconds(records: Sequence[Record], clock: str) -> float | None:
     """Seconds to set the strategy up once: tuning, with all trials of a search, and indexing.
 
     Of the cell that searched: its tune phase holds the trials, and the best of them is the model that it keeps. Where several

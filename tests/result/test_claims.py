@@ -12,7 +12,8 @@ import yaml
 from result_samples import TRIALS, add, make_item, make_phase, make_record
 
 from bench.errors import BenchError
-from bench.result.claims import Claim, judge, load_claims, render_claims
+from bench.result.claims import Claim, judge, load_claims
+from bench.result.claims_text import render_claims
 from bench.result.schema import MetricValue, ProbeResult
 from bench.result.store import RunFolder
 from bench.strategy.spec import load_strategy
