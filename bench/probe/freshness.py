@@ -14,15 +14,12 @@ from bench.metric.text import normalize
 from bench.probe.base import Context, Finding, Probe, in_order, mean_of
 from bench.probe.shared.update import Update, draw_update, pages_of
 from bench.result.schema import MetricValue
-from bench.strategy.chunk import chunk_passages
-from bench.strategy.prompt import answer_text
 from bench.strategy.spec import Strategy
 from bench.suite import Cell
 
 if TYPE_CHECKING:
     from bench.model.language_model import LanguageModel
     from bench.run.fit import Fitted
-    from bench.strategy.tuning import Pair
 
 class Freshness(Probe):
     """What an update of the facts costs, what of it arrives, and what of the old remains.
@@ -131,22 +128,12 @@ def _go_on(updated: Fitted, update: Update, epochs: int) -> float:
     """Train the model further on the update; the FLOPs that it took."""
     from bench.strategy.tuning import tune
 
-    model, asker, strategy = updated.model, updated.asker, updated.strategy
+    asker = updated.asker
     # One evaluation that cannot fail: what stands after the last step is kept.
-    choice = strategy.tuning.model_copy(update={"epochs": epochs, "evaluations": 1})
-    pairs: list[Pair] = []
-    if "examples" in choice.train_on:
-        shown = {shot.id for shot in asker.shots}
-        rows = [e for e in update.rows if e.id not in shown]
-        found = asker.retriever.find_for_training(rows, choice.gold_share, updated.cell.seed) if choice.with_passages else None
-        for example, request in zip(rows, asker.requests(rows, found), strict=True):
-            read = request.found.document_ids if request.found else ()
-            pairs.append(model.training_ids(request.prompt.messages, answer_text(strategy.prompt, example, read)))
-    if "documents" in choice.train_on:
-        for chunk in chunk_passages(update.changed, strategy.retrieval.chunk_words, strategy.retrieval.chunk_overlap):
-            ids, n = model.text_ids(chunk.text)
-            pairs.append((ids[: model.window], n))
-    return tune(model, choice, pairs, lambda: 0.0, updated.cell.seed).flops
+    choice = updated.strategy.tuning.model_copy(update={"epochs": epochs, "evaluations": 1})
+    shown = {shot.id for shot in asker.shots}
+    pairs = updated.training_pairs(asker, [e for e in update.rows if e.id not in shown], update.changed)
+    return tune(updated.model, choice, pairs, lambda: 0.0, updated.cell.seed).flops
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bench.errors import BenchError
+from bench.metric.detector_quality import auroc
 from bench.metric.text import label_key, normalize
 from bench.probe.base import Context, Finding, Probe, in_order, mean_of
 from bench.result.schema import MetricValue
@@ -133,11 +134,7 @@ def losses(model: LanguageModel, pairs: Sequence[Pair]) -> NDArray[np.float64]:
 
 def area(rows: NDArray[Any]) -> float:
     """The area under the ROC curve of rows (score, whether a member), shape (n, 2); NaN where there is one kind only."""
-    from scipy.stats import rankdata
-
-    member = rows[:, 1] == 1
-    n, m = int(member.sum()), int((~member).sum())
-    return float((rankdata(rows[:, 0])[member].sum() - n * (n + 1) / 2) / (n * m)) if n and m else math.nan
+    return float(auroc(rows[:, 0], rows[:, 1] == 1))
 
 
 def caught(rows: NDArray[Any]) -> float:

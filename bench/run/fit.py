@@ -21,7 +21,7 @@ from bench.strategy.prompt import Parsed, answer_text, answer_tokens, instructio
 from bench.strategy.spec import Strategy, TuningChoice
 from bench.strategy.tuning import Pair, Tuned, balanced_weights, tune
 from bench.suite import Cell
-from bench.task.schema import Example
+from bench.task.schema import Example, Passage
 
 Report = Callable[[str], None]
 
@@ -119,18 +119,24 @@ class Fitted:
         pairs: list[Pair] = []
         labels: list[str] = []
         for asker in askers:
-            if "examples" in choice.train_on:
-                train = self._train(asker)
-                for example, request in zip(train, self._training_requests(asker, train), strict=True):
-                    read = request.found.document_ids if request.found else ()
-                    pairs.append(self.model.training_ids(request.prompt.messages, answer_text(self.strategy.prompt, example, read)))
-                    labels.append(f"{asker.task.name}/{example.targets[0]}")
-            if "documents" in choice.train_on:
-                retrieval = self.strategy.retrieval
-                for chunk in chunk_passages(asker.task.corpus, retrieval.chunk_words, retrieval.chunk_overlap):
-                    ids, n = self.model.text_ids(chunk.text)
-                    pairs.append((ids[: self.model.window], n))
+            train = self._train(asker)
+            pairs += self.training_pairs(asker, train, asker.task.corpus)
+            labels += [f"{asker.task.name}/{e.targets[0]}" for e in train] if "examples" in choice.train_on else []
         return pairs, balanced_weights(labels) if choice.class_weights == "balanced" else None
+
+    def training_pairs(self, asker: Asker, train: Sequence[Example], corpus: Sequence[Passage]) -> list[Pair]:
+        """Of these examples and documents what the strategy trains on, as rows of tokens: examples as it asks them, documents as text."""
+        strategy = self.strategy
+        pairs: list[Pair] = []
+        if "examples" in strategy.tuning.train_on:
+            for example, request in zip(train, self._training_requests(asker, train), strict=True):
+                read = request.found.document_ids if request.found else ()
+                pairs.append(self.model.training_ids(request.prompt.messages, answer_text(strategy.prompt, example, read)))
+        if "documents" in strategy.tuning.train_on:
+            for chunk in chunk_passages(corpus, strategy.retrieval.chunk_words, strategy.retrieval.chunk_overlap):
+                ids, n = self.model.text_ids(chunk.text)
+                pairs.append((ids[: self.model.window], n))
+        return pairs
 
     def _fit_head(self, choice: TuningChoice) -> None:
         asker = self.asker
