@@ -13,7 +13,7 @@ from bench.cost.meter import Meter
 from bench.metric.text import normalize
 from bench.probe.base import Context, Finding, Probe, in_order, mean_of
 from bench.probe.shared.update import Update, draw_update, pages_of
-from bench.result.schema import MetricValue
+from bench.result.schema import SETUP, MetricValue
 from bench.strategy.spec import Strategy
 from bench.suite import Cell
 
@@ -178,7 +178,7 @@ def _compare(update: Update, before: dict[str, str], after: dict[str, str]) -> d
 
 def _costs(meter: Meter) -> tuple[dict[str, Finding], float]:
     """What indexing and training took, and their FLOPs."""
-    phases = [phase for name, phase in meter.readings().items() if name in ("index", "tune")]
+    phases = [phase for name, phase in meter.readings().items() if name in SETUP]
     joules = [phase.energy_joules for phase in phases if phase.energy_joules is not None]
     costs = {"update_seconds": sum(p.wall_seconds for p in phases), "update_cpu_seconds": sum(p.cpu_seconds for p in phases)}
     if len(joules) == len(phases):

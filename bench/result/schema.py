@@ -16,7 +16,10 @@ SCHEMA_VERSION = 1
 
 Status = Literal["ok", "failed", "skipped"]
 Outcome = Literal["correct", "incorrect", "abstained"]
-PhaseName = Literal["load", "tune", "index", "answer", "score", "probe"]
+PhaseName = Literal["load", "prepare", "tune", "validate", "index", "answer", "score", "probe"]
+"""``tune`` is training steps alone; ``prepare`` makes their rows of tokens, and ``validate`` scores checkpoints and trials."""
+SETUP: tuple[PhaseName, ...] = ("prepare", "tune", "validate", "index")
+"""The phases that set a strategy up, once, before its first request. Loading the base model is every strategy's."""
 
 
 class _Model(BaseModel):
@@ -52,6 +55,44 @@ class Phase(_Model):
     peak_gpu_process_bytes: int | None = None
     """What NVML reports for the process: reserved memory plus the CUDA context."""
     energy_joules: float | None = None
+    energy_source: Literal["nvml", "rapl", "estimated"] | None = None
+    """``nvml``: the board's counter; ``rapl``: the processor packages', all processes together; ``estimated``: watts of the device table
+    times seconds, where no counter can be read."""
+
+
+class Memory(_Model):
+    """What a phase's peak memory consists of. Every part is counted; ``workspace_bytes`` is what they leave of the measured peak."""
+
+    kind: Literal["gpu", "rss"]
+    """``gpu``: tensors of the caching allocator; ``rss``: resident memory of the process, libraries included."""
+    peak_bytes: int
+    baseline_bytes: int
+    """Before the model was loaded: libraries and interpreter; 0 on a GPU."""
+    weights_bytes: int
+    """Parameters and buffers, the adapter's included."""
+    gradients_bytes: int = 0
+    optimizer_bytes: int = 0
+    activations_bytes: int = 0
+    """What the heaviest training step kept for its backward pass, logits included."""
+    cache_bytes: int = 0
+    """Keys and values of the largest batch of requests."""
+    workspace_bytes: int
+    """The rest: temporaries, index, fragmentation; negative where parts counted here were not alive at the peak."""
+
+
+class Training(_Model):
+    """The training steps of a cell, all trials together."""
+
+    n_steps: int
+    n_tokens: int
+    """Without padding."""
+    n_padded_tokens: int
+    n_target_tokens: int
+    """Tokens that the loss is computed over."""
+    longest_batch: tuple[int, int]
+    """Rows and tokens per row of the batch with most tokens, padding included."""
+    tokens_per_second: float | None = None
+    """Median over windows of 10 steps, the first 10 steps left out; None for fewer than 20 steps."""
 
 
 class Tokens(_Model):
@@ -144,6 +185,10 @@ class Record(_Model):
     slices: dict[str, dict[str, MetricValue]] = Field(default_factory=dict)
     """``{"facts=seen": {metric: value}}`` for each value of each column that the task declares as a slice."""
     probes: dict[str, ProbeResult] = Field(default_factory=dict)
+    memory: dict[Literal["tune", "answer"], Memory] = Field(default_factory=dict)
+    """What the peak of each of these phases consists of; empty where no model is asked or its peak is not measured."""
+    training: Training | None = None
+    """None where nothing is trained step by step."""
     phases: dict[PhaseName, Phase] = Field(default_factory=dict)
     tokens: Tokens = Tokens()
     params: Parameters | None = None
@@ -234,7 +279,8 @@ class Run(_Model):
 
 
 # Fields that may differ between two runs of the same cell on the same environment.
-VOLATILE_RECORD_FIELDS = ("phases", "environment")
+VOLATILE_RECORD_FIELDS = ("phases", "memory", "environment")
+VOLATILE_TRAINING_FIELDS = ("tokens_per_second",)
 VOLATILE_MERGING_FIELDS = ("unmerged_seconds", "merged_seconds")
 VOLATILE_PROBE_FIELDS = ("wall_seconds",)
 VOLATILE_TRIAL_FIELDS = ("wall_seconds", "cpu_seconds")

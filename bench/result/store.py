@@ -28,6 +28,7 @@ from bench.result.schema import (
     VOLATILE_MERGING_FIELDS,
     VOLATILE_PROBE_FIELDS,
     VOLATILE_RECORD_FIELDS,
+    VOLATILE_TRAINING_FIELDS,
     VOLATILE_TRIAL_FIELDS,
     Item,
     Record,
@@ -105,6 +106,8 @@ def comparable(entry: Record | Item) -> dict[str, Any]:
     }
     if plain["merging"]:
         plain["merging"] = {key: value for key, value in plain["merging"].items() if key not in VOLATILE_MERGING_FIELDS}
+    if plain["training"]:
+        plain["training"] = {key: value for key, value in plain["training"].items() if key not in VOLATILE_TRAINING_FIELDS}
     return {key: value for key, value in plain.items() if key not in VOLATILE_RECORD_FIELDS}
 
 

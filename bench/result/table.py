@@ -15,7 +15,7 @@ from bench.result.arms import Arm, groups_of, load_arms
 from bench.result.columns import COLUMNS, SECONDARY, Row, as_frame, plain_row
 from bench.result.compare import ArmScores, SeedNoise, interval_of, noise_ratio, p_of_no_difference, score_group, seed_noise
 from bench.result.render import print_table, render
-from bench.result.schema import Phase, PhaseName, Record
+from bench.result.schema import SETUP, Phase, PhaseName, Record
 from bench.result.shares import variance_shares
 from bench.result.statistics import PooledInterval, holm
 from bench.result.store import RunFolder, write_atomic
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "build_table", "error_table", "print_table", "render", "slice_table", "table_rows", "write_table"]
 
 ALPHA = 0.05
-SERVING: tuple[PhaseName, ...] = ("load", "tune", "index", "answer")
+SERVING: tuple[PhaseName, ...] = ("load", *SETUP, "answer")
 """Phases whose memory is the strategy's own; scoring and probing are ours."""
 
 
@@ -194,13 +194,13 @@ def _status(arm: Arm) -> tuple[str, str | None]:
 
 
 def setup_seconds(records: Sequence[Record], clock: str) -> float | None:
-    """Seconds to set the strategy up once: tuning, with all trials of a search, and indexing.
+    """Seconds to set the strategy up once: making training rows, tuning and validation, with all trials of a search, and indexing.
 
     Of the cell that searched: its tune phase holds the trials, and the best of them is the model that it keeps. Where several
     searched, or none did, the mean over them.
     """
     searched = [r for r in records if r.trials] or list(records)
-    return _mean(_clock(r.phases.get("tune"), clock) + _clock(r.phases.get("index"), clock) for r in searched)
+    return _mean(sum(_clock(r.phases.get(name), clock) for name in SETUP) for r in searched)
 
 
 def _clock(phase: Phase | None, clock: str) -> float:
