@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cost.cli import register as register_cost
 from bench.errors import BenchError, did_you_mean
 from bench.metric.cli import register as register_metrics
 from bench.result.cli import register as register_result
@@ -22,6 +23,7 @@ from bench.world.cli import base_app, world_app
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bench.cost.prices import Prices, TokenPrice
     from bench.result.store import RunFolder
 
 app = typer.Typer(
@@ -159,6 +161,15 @@ def _show_table(folder: RunFolder) -> None:
     console().print(f"Written: {folder.path}/table.md, table.csv, table.parquet", highlight=False, soft_wrap=True)
 
 
+def _prices(file: str | None, model: str | None) -> tuple[Prices | None, TokenPrice | None]:
+    if file is None:
+        return None, None
+    from bench.cost.prices import load_prices
+
+    prices = load_prices(file)
+    return prices, None if model is None else prices.model(model)
+
+
 @app.command()
 def table(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
@@ -167,23 +178,29 @@ def table(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
     slices: Annotated[bool, typer.Option("--slices", help="The primary metric by the slices that tasks declare.")] = False,
     errors: Annotated[bool, typer.Option("--errors", help="Shares of the kinds of error that strategies with passages make.")] = False,
+    prices: Annotated[
+        str | None, typer.Option(metavar="FILE|default", help="Dollars at the prices of a file, or at the dated ones that come along.")
+    ] = None,
+    price_model: Annotated[str | None, typer.Option(metavar="NAME", help="With --prices: also what a hosted model would charge.")] = None,
 ) -> None:
     """Print a run's table, from its records alone.
 
-    Example: bench table results/default --format csv -o default.csv
+    Examples: bench table results/default --format csv -o default.csv; bench table results/default --prices default
     """
     from bench.result.render import render
     from bench.result.store import RunFolder, write_atomic
     from bench.result.table import error_table, slice_table, table_rows
 
     folder = RunFolder(run_folder)
-    if slices and errors:
-        raise BenchError("--slices and --errors: found both, expected one")
+    if slices + errors + (prices is not None) > 1:
+        raise BenchError("--slices, --errors and --prices: found several, expected one")
+    if price_model is not None and prices is None:
+        raise BenchError('--price-model: expected --prices beside it: a file, or "default"')
     if slices or errors:
         frame = slice_table(folder) if slices else error_table(folder)
         content: str | bytes = frame.to_csv(index=False) if format == "csv" else frame.to_string(index=False) + "\n"
     else:
-        content = render(table_rows(folder), format, by)
+        content = render(table_rows(folder, *_prices(prices, price_model)), format, by)
     if output:
         write_atomic(output, content)
     elif isinstance(content, bytes):
@@ -193,6 +210,7 @@ def table(
 
 
 register_result(app)
+register_cost(app)
 
 
 @app.command()

@@ -34,7 +34,7 @@ SECONDARY = (
     "confidence_auroc",
 )
 WHOLE_NUMBERS = ("peak_memory_bytes", "trainable_params", "artifact_bytes", "n_items", "n_seeds", "n_trials")
-TEXTS = ("task", "model", "strategy", "primary_metric", "interval", "peak_memory_kind", "status", "reason")
+TEXTS = ("task", "model", "strategy", "primary_metric", "interval", "peak_memory_kind", "status", "reason", "price", "api_price")
 FLAGS = ("deterministic", "best", "tied")
 COLUMNS = (
     "task",
@@ -70,12 +70,21 @@ COLUMNS = (
     "seed_share",
     "residual_share",
 )
+PRICED = ("setup_usd", "usd_per_1000_requests", "usd_per_1000_correct", "price")
+"""With prices of devices; ``price`` says which: name, price, unit, source and date."""
+HOSTED = ("api_usd_per_1000_requests", "api_usd_per_1000_requests_cached", "api_price")
+"""With the price of a hosted model."""
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """``COLUMNS`` and, where the rows have them, ``PRICED`` and ``HOSTED``."""
+    return (*COLUMNS, *(column for column in (*PRICED, *HOSTED) if rows and column in rows[0]))
 
 
 def plain_row(values: Mapping[str, Any]) -> Row:
-    """The values as a row: all columns in their order and of their types; NaN and what is not there are None."""
+    """The values as a row: all columns in their order and of their types; NaN and what is not there are None. Dollars only if given."""
     row: Row = {}
-    for column in COLUMNS:
+    for column in columns_of([values]):
         value = values.get(column)
         if value is not None and column not in (*WHOLE_NUMBERS, *TEXTS, *FLAGS):
             value = None if math.isnan(value) else float(value)
@@ -88,7 +97,8 @@ def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
     import pandas as pd
 
     kinds = dict.fromkeys(WHOLE_NUMBERS, "Int64") | dict.fromkeys(TEXTS, "str") | dict.fromkeys(FLAGS, "bool")
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({column: kinds.get(column, "float64") for column in COLUMNS})
+    columns = columns_of(rows)
+    return pd.DataFrame(rows, columns=list(columns)).astype({column: kinds.get(column, "float64") for column in columns})
 
 
 def as_rows(table: pd.DataFrame | Sequence[Row]) -> list[Row]:

@@ -117,7 +117,8 @@ def _markdown(task: str, probe: str, rows: Sequence[dict[str, Any]]) -> list[str
 def _cell(row: dict[str, Any]) -> str:
     def shown(x: float) -> str:
         x = 0.0 if abs(x) < 1e-9 else x  # what rounding leaves of a sum
-        return f"{x:.3g}" if abs(x) >= 100 or (x and abs(x) < 0.001) else f"{x:.3f}"
+        seconds = row["value_name"].endswith("_seconds")  # from milliseconds to hours
+        return f"{x:.3g}" if seconds or abs(x) >= 100 or (x and abs(x) < 0.001) else f"{x:.3f}"
 
     if row["ci_low"] is None or math.isclose(row["ci_low"], row["ci_high"]):
         return shown(row["value"])

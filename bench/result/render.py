@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bench.errors import BenchError, did_you_mean
-from bench.result.columns import COLUMNS, Row, as_frame, as_rows
+from bench.result.columns import Row, as_frame, as_rows, columns_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +40,10 @@ SHARES_LEGEND = (
     "uncertainty of the primary metric that is due to few items / few seeds (its own alone, so rough) / the rest (answers that flip "
     "between seeds): buy more of what weighs most"
 )
+API_LEGEND = (
+    "the tokens of 1,000 requests at a hosted model's price, counted by this run's tokenizer, without a surcharge for tuned weights"
+)
+CACHED_LEGEND = "the prefix that requests share cached (providers cache prefixes from some length on, often 1,024 tokens)"
 MEMORY_LEGEND = "peak memory from loading to answering: of tensors on the GPU, or without one of the process (RSS)"
 
 
@@ -65,7 +69,7 @@ def render(table: pd.DataFrame | Sequence[Row], format: str, by: str = "task") -
     rows = _ordered(table, by)
     if format == "csv":
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
@@ -136,6 +140,7 @@ def _markdown(table: Sequence[Row], by: str) -> str:
         parts.append(f"### {title}\n\n{text}\n{notes}")
     shown["value"] = f"first column after the name: {INTERVAL_LEGEND}"
     legend = [f"- {line}" for line in [*shown.values(), *_marks(table)]]
+    legend += [f"- priced at {price}" for price in _prices(table)]
     partial = [f"- {row['strategy']} on {row['task']}: {row['reason']}" for row in table if row["status"] == "partial"]
     return "\n".join(parts) + "\n" + "\n".join(legend + partial) + "\n"
 
@@ -199,6 +204,11 @@ def _columns(rows: Sequence[Row], by: str) -> list[_Column]:
         amount("setup_seconds", "set-up", "tuning with all search trials, and indexing, wall time; loading is left out", _seconds),
         amount("seconds_per_1000_requests", "time/1k", "wall time to answer 1,000 requests", _seconds),
         _Column("prompt_tokens_per_1000_requests", "tok/1k", "tokens of prompt and completion for 1,000 requests", _tokens),
+        amount("setup_usd", "set-up USD", "tuning with all search trials, and indexing, in dollars of the device", _dollars, core=False),
+        amount("usd_per_1000_requests", "USD/1k", "device to answer 1,000 requests, in batches as they were run", _dollars, core=False),
+        amount("usd_per_1000_correct", "USD/1k right", "device for 1,000 right answers; an abstention is none", _dollars, core=False),
+        amount("api_usd_per_1000_requests", "API USD/1k", f"{API_LEGEND}, nothing cached", _dollars, core=False),
+        amount("api_usd_per_1000_requests_cached", "API USD/1k cached", f"{API_LEGEND}, {CACHED_LEGEND}", _dollars, core=False),
         _Column("peak_memory_bytes", memory, MEMORY_LEGEND, lambda row: _memory(row, len(kinds) > 1)),
         amount("trainable_params", "trained", "trainable parameters", _count, core=False),
         amount("artifact_bytes", "artifact", "what has to be kept beside the base model", _bytes, core=False),
@@ -206,7 +216,7 @@ def _columns(rows: Sequence[Row], by: str) -> list[_Column]:
         _Column("item_share", SHARES, SHARES_LEGEND, _shares),
     ]
     # A metric that is the primary one has its column already.
-    kept = [c for c in candidates if c.key == "value" or (c.key not in metrics and any(row[c.key] is not None for row in rows))]
+    kept = [c for c in candidates if c.key == "value" or (c.key not in metrics and any(row.get(c.key) is not None for row in rows))]
     return [_Column("", name, "", label), *kept]
 
 
@@ -270,6 +280,11 @@ def _marks(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def _prices(rows: Sequence[Row]) -> list[str]:
+    """The prices that dollars were computed with."""
+    return list(dict.fromkeys(row[key] for key in ("price", "api_price") for row in rows if row.get(key)))
+
+
 def _primary(row: Row) -> str:
     value, low, high = row["value"], row["ci_low"], row["ci_high"]
     if value is None:
@@ -298,6 +313,17 @@ def _seconds(value: float | None) -> str:
     if value < 600:
         return f"{value:.0f} s"
     return f"{value / 60:.0f} min" if value < 36_000 else f"{value / 3600:.0f} h"
+
+
+def _dollars(value: float | None) -> str:
+    """Two digits at least, never in exponents."""
+    if value is None:
+        return NONE
+    if value == 0:
+        return "0"
+    if value < 1e-6:
+        return "<0.000001"
+    return f"{value:,.{max(0, 1 - math.floor(math.log10(value)))}f}"
 
 
 def _bytes(value: int | None) -> str:

@@ -17,7 +17,8 @@ SCHEMA_VERSION = 1
 Status = Literal["ok", "failed", "skipped"]
 Outcome = Literal["correct", "incorrect", "abstained"]
 PhaseName = Literal["load", "prepare", "tune", "validate", "index", "answer", "score", "probe"]
-"""``tune`` is training steps alone; ``prepare`` makes their rows of tokens, and ``validate`` scores checkpoints and trials."""
+"""``tune`` is training steps alone; ``prepare`` puts the adapter on and makes their rows of tokens, wrong answers to prefer against among
+them; ``validate`` scores checkpoints and trials."""
 SETUP: tuple[PhaseName, ...] = ("prepare", "tune", "validate", "index")
 """The phases that set a strategy up, once, before its first request. Loading the base model is every strategy's."""
 
@@ -61,13 +62,16 @@ class Phase(_Model):
 
 
 class Memory(_Model):
-    """What a phase's peak memory consists of. Every part is counted; ``workspace_bytes`` is what they leave of the measured peak."""
+    """What a phase's peak memory consists of. Every part is counted; ``workspace_bytes`` is what they leave of the measured peak.
+
+    Of several trials, the peak and each part are the largest of all, which need not have been one trial's.
+    """
 
     kind: Literal["gpu", "rss"]
     """``gpu``: tensors of the caching allocator; ``rss``: resident memory of the process, libraries included."""
     peak_bytes: int
     baseline_bytes: int
-    """Before the model was loaded: libraries and interpreter; 0 on a GPU."""
+    """Resident before the model was loaded: libraries and interpreter; 0 on a GPU."""
     weights_bytes: int
     """Parameters and buffers, the adapter's included."""
     gradients_bytes: int = 0
@@ -75,24 +79,29 @@ class Memory(_Model):
     activations_bytes: int = 0
     """What the heaviest training step kept for its backward pass, logits included."""
     cache_bytes: int = 0
-    """Keys and values of the largest batch of requests."""
+    """Keys and values of the largest batch of requests, by formula."""
     workspace_bytes: int
-    """The rest: temporaries, index, fragmentation; negative where parts counted here were not alive at the peak."""
+    """The rest: temporaries, index, fragmentation, pages of libraries that were first touched after loading; negative where parts counted
+    here were not alive at the peak."""
 
 
 class Training(_Model):
-    """The training steps of a cell, all trials together."""
+    """The training steps of a cell, all trials together but those that failed.
+
+    Tokens are those of the texts, without an adapter's virtual ones; of a pair to prefer by, both texts are counted.
+    """
 
     n_steps: int
     n_tokens: int
     """Without padding."""
     n_padded_tokens: int
+    """With it: what the model computes."""
     n_target_tokens: int
     """Tokens that the loss is computed over."""
     longest_batch: tuple[int, int]
-    """Rows and tokens per row of the batch with most tokens, padding included."""
+    """Rows and tokens per row of the batch with most tokens, padding included; of a batch that is run in parts, the part."""
     tokens_per_second: float | None = None
-    """Median over windows of 10 steps, the first 10 steps left out; None for fewer than 20 steps."""
+    """Tokens without padding: median over windows of 10 steps, the first 10 steps of each trial left out; None where no trial took 20."""
 
 
 class Tokens(_Model):
@@ -131,7 +140,7 @@ class Trial(_Model):
     validation_score: float | None = None
     """None where the trial failed; `error` says why."""
     wall_seconds: float
-    """Tuning and scoring; loading the model and indexing are left out."""
+    """Its part of the phases prepare, tune and validate; loading the model and indexing are left out."""
     cpu_seconds: float
     flops: float = 0.0
     epochs: float | None = None
@@ -200,7 +209,7 @@ class Record(_Model):
     n_truncated: int = 0
     """Prompts that lost passages or shots to fit the window."""
     trials: list[Trial] = Field(default_factory=list)
-    """The points of the search, in the record of the cell that searched; their cost is part of its tune phase."""
+    """The points of the search, in the record of the cell that searched; their cost is part of its phases prepare, tune and validate."""
     fingerprints: Fingerprints | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
 
@@ -261,6 +270,7 @@ class ScoredItem:
     prediction: str
     targets: list[str]
     scores: dict[str, float]
+    outcome: Outcome
     slices: dict[str, str] = field(default_factory=dict)
     error: str | None = None
 
@@ -283,5 +293,6 @@ VOLATILE_RECORD_FIELDS = ("phases", "memory", "environment")
 VOLATILE_TRAINING_FIELDS = ("tokens_per_second",)
 VOLATILE_MERGING_FIELDS = ("unmerged_seconds", "merged_seconds")
 VOLATILE_PROBE_FIELDS = ("wall_seconds",)
+VOLATILE_PROBE_DETAILS = ("machine",)
 VOLATILE_TRIAL_FIELDS = ("wall_seconds", "cpu_seconds")
 VOLATILE_ITEM_FIELDS = ("latency_seconds",)

@@ -26,6 +26,7 @@ from bench.result.schema import (
     SCHEMA_VERSION,
     VOLATILE_ITEM_FIELDS,
     VOLATILE_MERGING_FIELDS,
+    VOLATILE_PROBE_DETAILS,
     VOLATILE_PROBE_FIELDS,
     VOLATILE_RECORD_FIELDS,
     VOLATILE_TRAINING_FIELDS,
@@ -101,6 +102,7 @@ def comparable(entry: Record | Item) -> dict[str, Any]:
     # A value in seconds or joules is a measurement of the machine.
     plain["probes"] = {
         name: {key: value for key, value in probe.items() if key not in VOLATILE_PROBE_FIELDS}
+        | {"details": {key: value for key, value in probe["details"].items() if key not in VOLATILE_PROBE_DETAILS}}
         | {"values": {key: value for key, value in probe["values"].items() if not key.endswith(("_seconds", "_joules"))}}
         for name, probe in plain["probes"].items()
     }

@@ -23,6 +23,8 @@ from bench.result.store import RunFolder, write_atomic
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.cost.prices import Prices, TokenPrice
+
 __all__ = ["COLUMNS", "build_table", "error_table", "print_table", "render", "slice_table", "table_rows", "write_table"]
 
 ALPHA = 0.05
@@ -35,7 +37,9 @@ def build_table(run: RunFolder | Path | Sequence[RunFolder | Path]) -> pd.DataFr
     return as_frame(table_rows(run))
 
 
-def table_rows(run: RunFolder | Path | Sequence[RunFolder | Path]) -> list[Row]:
+def table_rows(
+    run: RunFolder | Path | Sequence[RunFolder | Path], prices: Prices | None = None, hosted: TokenPrice | None = None
+) -> list[Row]:
     """The table of one run, or of several together; columns as in ``COLUMNS``, undefined is None.
 
     ``value`` is the mean over seeds of the primary metric, ``ci_*`` its 95 % interval over items and, where there are two seeds or
@@ -47,9 +51,19 @@ def table_rows(run: RunFolder | Path | Sequence[RunFolder | Path]) -> list[Row]:
     the seeds of one strategy among the strategies of one family (prompting, PEFT, full), over which seed variance is pooled.
     ``item_share``, ``seed_share``, ``residual_share``: ``shares.variance_shares`` of a mean over two seeds or more.
 
-    Raises BenchError for a run without records, a broken file, or records that do not belong together.
+    With ``prices`` also ``PRICED``: the same set-up and requests in dollars of the device that each record ran on, and what 1,000 correct
+    answers cost, ``usd_per_1000_requests`` over the share of items whose outcome is correct; undefined where none is. With ``hosted``
+    also ``HOSTED``: the tokens of 1,000 requests at this price, nothing cached, and the prefix that requests shared cached.
+
+    Raises BenchError for a run without records, a broken file, records that do not belong together, or a device without a price.
     """
-    return [plain_row(row) for group in groups_of(load_arms(run)) for row in _group_rows(group)]
+    rows = []
+    for group in groups_of(load_arms(run)):
+        for arm, values in zip(group, _group_rows(group), strict=True):
+            priced = {} if prices is None else _priced_columns(arm, prices)
+            api = {} if hosted is None else _hosted_columns(arm, hosted)
+            rows.append(plain_row({**values, **priced, **api}))
+    return rows
 
 
 def slice_table(run: RunFolder | Path | Sequence[RunFolder | Path]) -> pd.DataFrame:
@@ -199,12 +213,47 @@ def setup_seconds(records: Sequence[Record], clock: str) -> float | None:
     Of the cell that searched: its tune phase holds the trials, and the best of them is the model that it keeps. Where several
     searched, or none did, the mean over them.
     """
-    searched = [r for r in records if r.trials] or list(records)
-    return _mean(sum(_clock(r.phases.get(name), clock) for name in SETUP) for r in searched)
+    return _mean(sum(getattr(phase, clock) for phase in _setup(record)) for record in _searched(records))
 
 
-def _clock(phase: Phase | None, clock: str) -> float:
-    return float(getattr(phase, clock)) if phase else 0.0
+def _searched(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if record.trials] or list(records)
+
+
+def _setup(record: Record) -> list[Phase]:
+    return [record.phases[name] for name in SETUP if name in record.phases]
+
+
+def _priced_columns(arm: Arm, prices: Prices) -> dict[str, Any]:
+    from bench.cost.prices import device_of, phase_usd
+
+    of = {record.seed: prices.device(device_of(record)) for record in arm.ok}
+    answers = [record for record in arm.ok if record.n_items > 0 and "answer" in record.phases]
+    requests = _mean(1000 * phase_usd(record.phases["answer"], of[record.seed]) / record.n_items for record in answers)
+    correct = _share_correct(arm)
+    return {
+        "setup_usd": _mean(sum(phase_usd(phase, of[record.seed]) for phase in _setup(record)) for record in _searched(arm.ok)),
+        "usd_per_1000_requests": requests,
+        "usd_per_1000_correct": requests / correct if requests is not None and correct else None,
+        "price": "; ".join(dict.fromkeys(map(str, of.values()))) or None,
+    }
+
+
+def _hosted_columns(arm: Arm, price: TokenPrice) -> dict[str, Any]:
+    from bench.cost.prices import tokens_usd
+
+    requests = [record for record in arm.ok if record.n_items > 0]
+
+    def usd(cached: bool) -> float | None:
+        return _mean(1000 * tokens_usd(record.tokens, price, cached=cached) / record.n_items for record in requests)
+
+    return {"api_usd_per_1000_requests": usd(False), "api_usd_per_1000_requests_cached": usd(True), "api_price": str(price)}
+
+
+def _share_correct(arm: Arm) -> float | None:
+    """Share of the items of all seeds whose outcome is correct: a right abstention is none."""
+    found = [item.outcome == "correct" for items in arm.items for item in items.values()]
+    return sum(found) / len(found) if found else None
 
 
 def _peak_memory(records: Sequence[Record]) -> tuple[int | None, str | None]:

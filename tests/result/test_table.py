@@ -12,10 +12,14 @@ import pandas as pd
 import pytest
 from result_samples import GIB, N_ITEMS, TRIALS, add, make_item, make_phase, make_record, scored
 from rich.console import Console
+from typer.testing import CliRunner
 
+from bench.cli import app
+from bench.cost.prices import Prices, load_prices
 from bench.errors import BenchError
 from bench.metric.text import macro_f1
-from bench.result.schema import Item, MetricValue
+from bench.result.columns import HOSTED, PRICED
+from bench.result.schema import Item, MetricValue, Tokens
 from bench.result.shares import variance_shares
 from bench.result.statistics import clustered_interval
 from bench.result.store import RunFolder
@@ -452,6 +456,219 @@ def test_the_terminal_table_fits_120_columns(new_run: NewRun) -> None:
     assert "[red] long" in text
     for title in ("exact_match", "F1", "ROUGE-L", "halluc.", "abst.", "set-up", "time/1k", "tok/1k", "seeds", "i/s/r %"):
         assert title in text
+
+
+# Dollars
+
+PRICES = """
+devices:
+  - {name: cpu, unit: core_hour, price: 3.6, source: the bill, as_of: 2026-01-02}
+  - {name: L40S, unit: device_hour, price: 36, source: the bill, as_of: 2026-01-02}
+models:
+  - {name: small, input: 2, cached_input: 0.5, output: 10, source: the list, as_of: 2026-01-02}
+"""
+
+
+@pytest.fixture
+def price_file(tmp_path: Path) -> Path:
+    """A CPU second costs 0.001 USD, a second of an L40S 0.01."""
+    file = tmp_path / "prices.yaml"
+    file.write_text(PRICES)
+    return file
+
+
+@pytest.fixture
+def prices(price_file: Path) -> Prices:
+    return load_prices(price_file)
+
+
+def by_strategy(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {row["strategy"]: row for row in rows}
+
+
+def test_without_prices_there_are_no_dollars(run: RunFolder) -> None:
+    assert all(tuple(row) == COLUMNS for row in table_rows(run))
+    for format in ("md", "csv", "json", "latex"):
+        assert "usd" not in str(render(table_rows(run), format)).lower()
+
+
+def test_dollars_of_a_run_on_cpus_are_those_of_its_cpu_seconds(run: RunFolder, prices: Prices) -> None:
+    rows = by_strategy(table_rows(run, prices))
+    assert all(tuple(row) == (*COLUMNS, *PRICED) for row in rows.values())
+    # Phases of these records take twice as many CPU seconds as wall seconds.
+    assert rows["rag"]["setup_usd"] == pytest.approx(2 * 3.0 * 0.001)
+    assert rows["rag"]["usd_per_1000_requests"] == pytest.approx(1000 * 2 * 2.4 * 0.001 / N_ITEMS)
+    right = sum(item.outcome == "correct" for item in run.read_items("support", "rag", 0)) / N_ITEMS
+    assert 0.3 < right < 0.9
+    assert rows["rag"]["usd_per_1000_correct"] == pytest.approx(rows["rag"]["usd_per_1000_requests"] / right)
+    assert rows["rag"]["price"] == "cpu: 3.6 USD per core-hour (the bill, 2026-01-02)"
+    assert rows["zero-shot"]["setup_usd"] == 0
+    unpriced = by_strategy(table_rows(run))
+    assert {name: {key: row[key] for key in COLUMNS} for name, row in rows.items()} == unpriced
+
+
+def test_set_up_is_paid_once_by_the_seed_that_searched_and_correct_answers_are_of_all_seeds(run: RunFolder, prices: Prices) -> None:
+    lora = by_strategy(table_rows(run, prices))["lora"]
+    assert lora["setup_usd"] == pytest.approx(2 * 42 * 0.001)
+    found = [item.outcome == "correct" for seed in range(3) for item in run.read_items("support", "lora", seed)]
+    assert len(found) == 3 * N_ITEMS
+    assert lora["usd_per_1000_correct"] == pytest.approx(1000 * 2 * 1.2 * 0.001 / N_ITEMS / np.mean(found))
+
+
+def test_what_did_not_run_costs_nothing_known(run: RunFolder, prices: Prices) -> None:
+    rows = by_strategy(table_rows(run, prices, prices.model("small")))
+    for strategy in ("majority", "full"):
+        usd = {key: value for key, value in rows[strategy].items() if "usd" in key}
+        assert len(usd) == 5
+        assert set(usd.values()) == {None}
+        assert rows[strategy]["price"] is None
+
+
+def test_without_a_correct_answer_its_cost_is_undefined(new_run: NewRun, prices: Prices) -> None:
+    run = new_run("run")
+    items = [make_item(i, 1.0, outcome="abstained") for i in range(4)]  # right to abstain, but no answer
+    add(run, make_record("support", "rag", 0, items), items)
+    [found] = table_rows(run, prices)
+    assert found["usd_per_1000_requests"] > 0
+    assert found["usd_per_1000_correct"] is None
+    assert "USD/1k right" not in str(render([found], "md"))
+    assert "USD/1k" in str(render([found], "md"))
+
+
+def test_a_record_without_an_answer_phase_has_a_set_up_but_no_requests(new_run: NewRun, prices: Prices) -> None:
+    run, items = new_run("run"), scored(0.5)
+    add(run, make_record("support", "rag", 0, items, phases={"index": make_phase(5.0)}), items)
+    [found] = table_rows(run, prices)
+    assert found["setup_usd"] == pytest.approx(2 * 5 * 0.001)
+    assert (found["usd_per_1000_requests"], found["usd_per_1000_correct"]) == (None, None)
+
+
+def test_a_gpu_is_paid_by_wall_time_and_each_price_is_named_under_the_table(new_run: NewRun, prices: Prices) -> None:
+    run, items = new_run("run"), scored(0.5)
+    add(run, make_record("support", "zero-shot", 0, items), items)
+    phases = {"tune": make_phase(100.0), "answer": make_phase(2.4)}
+    add(run, make_record("support", "lora", 0, items, phases=phases, environment={"gpu": "NVIDIA L40S"}), items)
+    rows = table_rows(run, prices)
+    lora = by_strategy(rows)["lora"]
+    assert lora["setup_usd"] == pytest.approx(100 * 0.01)
+    assert lora["usd_per_1000_requests"] == pytest.approx(1000 * 2.4 * 0.01 / N_ITEMS)
+    lines = [line for line in str(render(rows, "md")).splitlines() if line.startswith("- priced at")]
+    assert lines == [
+        "- priced at cpu: 3.6 USD per core-hour (the bill, 2026-01-02)",
+        "- priced at L40S: 36 USD per device-hour (the bill, 2026-01-02)",
+    ]
+
+
+def test_seeds_on_two_devices_have_two_prices(new_run: NewRun, prices: Prices) -> None:
+    run = new_run("run")
+    for seed, environment in enumerate(({}, {"gpu": "NVIDIA L40S"})):
+        items = scored(0.5, seed)
+        phases = {"answer": make_phase(N_ITEMS / 1000)}
+        add(run, make_record("support", "lora", seed, items, phases=phases, environment=environment), items)
+    [found] = table_rows(run, prices)
+    assert found["usd_per_1000_requests"] == pytest.approx((2 * 0.001 + 0.01) / 2)
+    assert found["price"].count("USD per") == 2
+
+
+def test_a_device_without_a_price_is_an_error_and_never_a_zero(new_run: NewRun, prices: Prices) -> None:
+    run, items = new_run("run"), scored(0.5)
+    add(run, make_record("support", "rag", 0, items, environment={"gpu": "NVIDIA GeForce RTX 3060"}), items)
+    with pytest.raises(BenchError, match='no price for the device "NVIDIA GeForce RTX 3060"'):
+        table_rows(run, prices)
+
+
+def test_a_hosted_model_is_paid_by_tokens_with_and_without_the_shared_prefix_cached(new_run: NewRun, prices: Prices) -> None:
+    run, items = new_run("run"), scored(0.5)
+    tokens = Tokens(prompt=100 * N_ITEMS, prompt_cached=60 * N_ITEMS, completion=2 * N_ITEMS)
+    add(run, make_record("support", "rag", 0, items, tokens=tokens), items)
+    add(run, make_record("support", "always-abstain", 0, items, tokens=Tokens()), items)
+    rows = table_rows(run, prices, prices.model("small"))
+    found = by_strategy(rows)
+    assert tuple(rows[0]) == (*COLUMNS, *PRICED, *HOSTED)
+    assert found["rag"]["api_usd_per_1000_requests"] == pytest.approx(1000 * (100 * 2 + 2 * 10) / 1e6)
+    assert found["rag"]["api_usd_per_1000_requests_cached"] == pytest.approx(1000 * (40 * 2 + 60 * 0.5 + 2 * 10) / 1e6)
+    assert found["always-abstain"]["api_usd_per_1000_requests"] == 0  # it asks no model
+    text = str(render(rows, "md"))
+    assert "- priced at small: 2 USD per million tokens of input, 0.5 cached, 10 of output (the list, 2026-01-02)" in text
+    [line] = [line for line in text.splitlines() if line.startswith("| rag")]
+    assert [cell.strip() for cell in line.split("|")].count("0.22") == 1
+
+
+def test_dollars_stand_in_every_format(run: RunFolder, prices: Prices) -> None:
+    rows = table_rows(run, prices, prices.model("small"))
+    columns = (*COLUMNS, *PRICED, *HOSTED)
+    read = pd.read_csv(io.StringIO(str(render(rows, "csv")))).set_index("strategy")
+    assert (*read.columns[:2], "strategy", *read.columns[2:]) == columns
+    rag = by_strategy(rows)["rag"]
+    assert read.loc["rag", "usd_per_1000_correct"] == pytest.approx(rag["usd_per_1000_correct"], rel=1e-15)
+    assert by_strategy(json.loads(str(render(rows, "json")))) == by_strategy(rows)
+    parquet = render(rows, "parquet")
+    assert isinstance(parquet, bytes)
+    frame = pd.read_parquet(io.BytesIO(parquet))
+    assert tuple(frame.columns) == columns
+    assert row(frame, "rag")["setup_usd"] == rag["setup_usd"]
+    assert math.isnan(row(frame, "full")["setup_usd"])
+    for format in ("md", "csv", "json", "latex", "parquet"):
+        assert render(frame, format, "strategy") == render(rows, format, "strategy")
+    assert "USD/1k right" in str(render(rows, "latex"))
+
+
+def test_every_column_of_dollars_is_explained(run: RunFolder, prices: Prices) -> None:
+    text = str(render(table_rows(run, prices, prices.model("small")), "md"))
+    titles = [cell.strip() for cell in text.split("\n\n")[1].splitlines()[0].strip("|").split(" | ")]
+    shown = ["set-up USD", "USD/1k", "USD/1k right", "API USD/1k", "API USD/1k cached"]
+    assert [title for title in titles if "USD" in title] == shown
+    for title in shown:
+        assert f"- {title}: " in text
+
+
+@pytest.mark.parametrize(
+    ("usd", "shown"),
+    [
+        (0.0, "0"),
+        (1e-9, r"\<0.000001"),
+        (0.0000123, "0.000012"),
+        (0.0345, "0.035"),
+        (0.5, "0.50"),
+        (1.0, "1.0"),
+        (12.3, "12"),
+        (1234.5, "1,234"),
+    ],
+)
+def test_dollars_are_short_and_never_in_exponents(run: RunFolder, prices: Prices, usd: float, shown: str) -> None:
+    found = by_strategy(table_rows(run, prices))["rag"] | {"setup_usd": usd}
+    lines = str(render([found], "md")).splitlines()
+    place = [cell.strip() for cell in lines[2].split("|")].index("set-up USD")
+    assert lines[4].split("|")[place].strip() == shown
+
+
+def test_the_command_prices_a_run(run: RunFolder, price_file: Path) -> None:
+    plain = CliRunner().invoke(app, ["table", str(run.path)])
+    assert (plain.exit_code, plain.stdout) == (0, render(table_rows(run), "md"))
+    priced = CliRunner().invoke(app, ["table", str(run.path), "--prices", str(price_file), "--price-model", "small", "--format", "json"])
+    assert by_strategy(json.loads(priced.stdout))["rag"]["setup_usd"] == pytest.approx(0.006)
+    assert "api_usd_per_1000_requests_cached" in priced.stdout
+    by_default = CliRunner().invoke(app, ["table", str(run.path), "--prices", "default"])
+    assert "- priced at cpu: " in by_default.stdout
+    assert "API" not in by_default.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--prices", "{file}", "--price-model", "smal"], 'no price for the model "smal"; did you mean "small"'),
+        (["--prices", "{file}", "--slices"], "--slices, --errors and --prices: found several, expected one"),
+        (["--slices", "--errors"], "--slices, --errors and --prices: found several, expected one"),
+        (["--prices", "{file}.missing"], "cannot be read"),
+        (["--prices", ""], "cannot be read"),
+        (["--price-model", "small"], "--price-model: expected --prices beside it"),
+    ],
+)
+def test_wrong_ways_to_price_are_one_line(run: RunFolder, price_file: Path, arguments: list[str], says: str) -> None:
+    given = [argument.format(file=price_file) for argument in arguments]
+    found = CliRunner().invoke(app, ["table", str(run.path), *given])
+    assert isinstance(found.exception, BenchError)
+    assert says in str(found.exception)
 
 
 def test_kinds_of_error_are_shares_of_all_items_over_all_seeds(new_run: NewRun) -> None:
