@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 from bench.cost.assumptions import Assumptions
 from bench.cost.prices import StoragePrice
 from bench.cost.total import COLUMNS, TotalCosts
-from bench.errors import BenchError, did_you_mean
+from bench.result.text import as_csv, as_json, check_format, escaped, markdown_list, markdown_table
 
 Row = dict[str, Any]
 Format = Literal["md", "csv", "json"]
@@ -36,8 +33,7 @@ def render_total(costs: TotalCosts, format: str) -> str:
     md leaves oracles and floors out of what it says about two strategies; json has all pairs but those with an oracle. Raises BenchError
     for an unknown format.
     """
-    if format not in get_args(Format):
-        raise BenchError(f'format "{format}" is unknown: {did_you_mean(format, get_args(Format))}')
+    check_format(format, get_args(Format))
     if format == "json":
         plain = {
             "assumptions": costs.assumptions.model_dump(mode="json"),
@@ -45,13 +41,9 @@ def render_total(costs: TotalCosts, format: str) -> str:
             "strategies": costs.strategies,
             "pairs": costs.pairs,
         }
-        return json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return as_json(plain)
     if format == "csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(costs.strategies)
-        return text.getvalue()
+        return as_csv(costs.strategies, COLUMNS)
     return _markdown(costs)
 
 
@@ -59,7 +51,8 @@ def _markdown(costs: TotalCosts) -> str:
     parts = []
     for key in dict.fromkeys((row["task"], row["model"]) for row in costs.strategies):
         rows, pairs = ([row for row in of if (row["task"], row["model"]) == key] for of in (costs.strategies, costs.pairs))
-        parts.append(f"### {_safe(key[0])} ({_safe(key[1])}): total cost over {_number(costs.assumptions.horizon_months)} months, USD\n")
+        task, model = map(escaped, key)
+        parts.append(f"### {task} ({model}): total cost over {_number(costs.assumptions.horizon_months)} months, USD\n")
         priced = [row for row in rows if row["total_usd"] is not None]
         if priced:
             parts += [_setup_table(priced), _total_table(priced)]
@@ -76,20 +69,20 @@ def _markdown(costs: TotalCosts) -> str:
             lines += [f"requests at the price of {price}: {', '.join(names)}" for price, names in payers.items()]
         lines += [f"{', '.join(names)}: {reason}" for reason, names in missing.items()]
         if lines:
-            parts.append(_list(lines))
+            parts.append(markdown_list(map(escaped, lines)))
         entrants = [row for row in priced if not (row["oracle"] or row["floor"])]
         names = {row["strategy"] for row in entrants}
         pairs = [row for row in pairs if {row["a"], row["b"]} <= names]
         if entrants:
-            parts += ["Which one, and when\n", _list(_decisions(entrants, pairs, costs.assumptions))]
+            parts += ["Which one, and when\n", markdown_list(map(escaped, _decisions(entrants, pairs, costs.assumptions)))]
         if pairs:
             parts.append(_pair_table(pairs))
     parts.append("Assumptions (not measured)\n")
-    parts.append(_list([f"{key}: {_number(value)}" for key, value in costs.assumptions]))
+    parts.append(markdown_list([f"{key}: {_number(value)}" for key, value in costs.assumptions]))
     if costs.prices:
         parts.append("Prices\n")
-        parts.append(_list([_price(price) for price in costs.prices]))
-    parts.append(_list(LEGEND))
+        parts.append(markdown_list([_price(price) for price in costs.prices]))
+    parts.append(markdown_list(LEGEND))
     return "\n".join(parts)
 
 
@@ -101,12 +94,12 @@ def _setup_table(rows: Sequence[Row]) -> str:
         cells += [usd(row[key]) for key in ("data_usd", "search_usd", "training_usd", "index_usd")]
         cells += [_interval(row, "setup_usd"), usd(row["refresh_usd"]), row["refresh"], usd(row["storage_usd_per_month"])]
         body.append(cells)
-    return _table(head, body)
+    return markdown_table(head, body)
 
 
 def _total_table(rows: Sequence[Row]) -> str:
     metric = rows[0]["primary_metric"] or "score"
-    head = ["Strategy", _safe(metric), "errors", "per 1k [95 %]", "not cached", "total [95 %]", "per 1k, all in", "per 1k correct [95 %]"]
+    head = ["Strategy", escaped(metric), "errors", "per 1k [95 %]", "not cached", "total [95 %]", "per 1k, all in", "per 1k correct [95 %]"]
     body = []
     for row in rows:
         estimated = "*" if row["caching_estimated"] else ""
@@ -115,12 +108,12 @@ def _total_table(rows: Sequence[Row]) -> str:
         cells += [_interval(row, "total_usd"), usd(row["total_usd_per_1000_requests"])]
         cells.append(NONE if row["usd_per_1000_correct"] is None else _interval(row, "usd_per_1000_correct"))
         body.append(cells)
-    return _table(head, body)
+    return markdown_table(head, body)
 
 
 def _name(row: Row) -> str:
     kind = " (oracle)" if row["oracle"] else " (floor)" if row["floor"] else ""
-    return _safe(row["strategy"]) + kind
+    return escaped(row["strategy"]) + kind
 
 
 # ---------------------------------------------------------------------------------------------- what decides
@@ -208,14 +201,14 @@ def _pair_table(pairs: Sequence[Row]) -> str:
     head = ["Break-even", "cheaper below", "above", "requests [95 %]", "draws", "scores", "first is", "error USD [95 %]", "fewer errors"]
     body = []
     for row in pairs:
-        cells = [f"{_safe(row['a'])} / {_safe(row['b'])}"]
-        cells += [_safe(row[f"break_even_requests_{side}"] or "same") for side in ("below", "above")]
+        cells = [f"{escaped(row['a'])} / {escaped(row['b'])}"]
+        cells += [escaped(row[f"break_even_requests_{side}"] or "same") for side in ("below", "above")]
         cells += [_at(row, "break_even_requests", _count), f"{100 * row['break_even_requests_share']:.0f} %"]
         cells += [f"{_score(row['value_a'])} / {_score(row['value_b'])}", row["verdict"] or NONE, _at(row, "break_even_error_usd", usd)]
         errors = [row["error_rate_a"], row["error_rate_b"]]
-        cells.append("same" if errors[0] == errors[1] else _safe(row["a" if errors[0] < errors[1] else "b"]))
+        cells.append("same" if errors[0] == errors[1] else escaped(row["a" if errors[0] < errors[1] else "b"]))
         body.append(cells)
-    return _table(head, body)
+    return markdown_table(head, body)
 
 
 def _at(row: Row, key: str, shown: Callable[[float], str]) -> str:
@@ -280,23 +273,3 @@ def _price(price: Any) -> str:
 
 def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _list(lines: Sequence[str]) -> str:
-    return "".join(f"- {_safe(line)}\n" for line in lines)
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    ruled = [f":{'-' * (widths[0] - 1)}", *[f"{'-' * (width - 1)}:" for width in widths[1:]]]
-    lines = [
-        " | ".join([cells[0].ljust(widths[0]), *[cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]])
-        for cells in [head, ruled, *body]
-    ]
-    return "".join(f"| {line} |\n" for line in lines)
-
-
-def _safe(text: str) -> str:
-    for mark in "\\|`<":
-        text = text.replace(mark, "\\" + mark)
-    return text.replace("\n", " ")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
-from bench.errors import BenchError
 from bench.result.claims import OUTCOMES, Judged, Verdict
+from bench.result.text import as_json, check_format
 
 _GOALS = {"greater": "> 0", "not_greater": "< margin", "equal": "within the margin"}
 
 
 def render_claims(judged: Sequence[Judged], format: str) -> str:
     """md or json. Raises BenchError for another format."""
+    check_format(format, ("md", "json"))
     if format == "json":
-        return json.dumps([_as_json(j) for j in judged], indent=2, ensure_ascii=False) + "\n"
-    if format != "md":
-        raise BenchError(f'--format: found "{format}"; expected md or json')
+        return as_json([_as_json(j) for j in judged])
     counts = {outcome: sum(j.outcome == outcome for j in judged) for outcome in OUTCOMES}
     lines = [", ".join(f"{n} {outcome.lower()}" for outcome, n in counts.items()) + f" of {len(judged)} claims.", ""]
     lines += ["| id | claim | outcome |", "| --- | --- | --- |", *(f"| {j.claim.id} | {j.claim.claim} | {j.outcome} |" for j in judged), ""]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from bench.errors import BenchError, did_you_mean
 from bench.result.comparison import COLUMNS, Row
+from bench.result.text import as_csv, as_json, check_format, escaped, markdown_table
 
 Format = Literal["md", "csv", "json"]
 NONE = "–"
@@ -32,16 +29,11 @@ LEGEND = (
 def render_comparison(rows: Sequence[Row], format: str) -> str:
     """Rows of ``comparison_rows`` as text that ends with a newline. md is rounded, with shares in points; csv and json hold all columns
     in full precision. Raises BenchError for an unknown format."""
-    if format not in get_args(Format):
-        raise BenchError(f'format "{format}" is unknown: {did_you_mean(format, get_args(Format))}')
+    check_format(format, get_args(Format))
     if format == "json":
-        return json.dumps(list(rows), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return as_json(list(rows))
     if format == "csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row | {"notes": "; ".join(row["notes"])} for row in rows)
-        return text.getvalue()
+        return as_csv((row | {"notes": "; ".join(row["notes"])} for row in rows), COLUMNS)
     return _markdown(rows)
 
 
@@ -54,8 +46,8 @@ def _markdown(rows: Sequence[Row]) -> str:
     for (task, model), group in groups.items():
         first = group[0]
         good = {True: "", False: " (lower is better)", None: " (neither end is good)"}[first["higher_is_better"]]
-        of_model = f" ({_safe(model)})" if several else ""
-        parts.append(f"### {_safe(task)}{of_model}: {first['metric']}{good} against {_safe(first['baseline'])}\n")
+        of_model = f" ({escaped(model)})" if several else ""
+        parts.append(f"### {escaped(task)}{of_model}: {first['metric']}{good} against {escaped(first['baseline'])}\n")
         compared = [row for row in group if row["status"] == "ok"]
         if compared:
             parts.append(_differences(compared))
@@ -72,7 +64,7 @@ def _markdown(rows: Sequence[Row]) -> str:
         if undefined:
             lines.append(f"shared items left out since the metric is undefined on a side: {', '.join(undefined)}")
         if lines:
-            parts.append("\n".join(f"- {_safe(line)}" for line in lines) + "\n")
+            parts.append("\n".join(f"- {escaped(line)}" for line in lines) + "\n")
     parts.append("\n".join(f"- {line}" for line in LEGEND) + "\n")
     return "\n".join(parts)
 
@@ -90,7 +82,7 @@ def _differences(rows: Sequence[Row]) -> str:
     for row in rows:
         interval = "" if row["ci_low"] is None else f" [{number(row['ci_low'], '+')}, {number(row['ci_high'], '+')}]"
         test = NONE if row["mcnemar_p"] is None else _p(row["mcnemar_p"])
-        cells = [_safe(row["strategy"]), f"{row['n']} ({row['n_clusters']})", number(row["mean"]), number(row["baseline_mean"])]
+        cells = [escaped(row["strategy"]), f"{row['n']} ({row['n_clusters']})", number(row["mean"]), number(row["baseline_mean"])]
         cells += [number(row["difference"], "+") + interval, row["estimand"], _p(row["p_holm"]), test]
         cells += [
             f"{row['wins']}/{row['losses']}/{row['ties']}",
@@ -98,7 +90,7 @@ def _differences(rows: Sequence[Row]) -> str:
             row["verdict"],
         ]
         body.append(cells)
-    return _table(head, body)
+    return markdown_table(head, body)
 
 
 def _ranks(rows: Sequence[Row]) -> str:
@@ -113,27 +105,11 @@ def _ranks(rows: Sequence[Row]) -> str:
     body = []
     for row in sorted(rows, key=lambda row: row["rank"]):
         front = NONE if row["p_pareto"] is None else f"{row['p_pareto']:.2f}"
-        cells = [_safe(row["strategy"]), f"{row['rank']} [{row['rank_low']}, {row['rank_high']}]", f"{row['p_best']:.2f}", front]
+        cells = [escaped(row["strategy"]), f"{row['rank']} [{row['rank_low']}, {row['rank_high']}]", f"{row['p_best']:.2f}", front]
         body.append(cells + [form.format(unit * row[key]) for key, _, form, unit in axes])
-    return _table(head, body)
+    return markdown_table(head, body)
 
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; tabulate would pad every heading by two, and the terminal's 140 columns are needed."""
-    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    ruled = [f":{'-' * (widths[0] - 1)}", *[f"{'-' * (width - 1)}:" for width in widths[1:]]]
-    lines = [
-        " | ".join([cells[0].ljust(widths[0]), *[cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]])
-        for cells in [head, ruled, *body]
-    ]
-    return "".join(f"| {line} |\n" for line in lines)
 
 
 def _p(p: float) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
-
-
-def _safe(text: str) -> str:
-    for mark in "\\|*`<":
-        text = text.replace(mark, "\\" + mark)
-    return text.replace("\n", " ")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Literal, get_args
 
-from bench.errors import BenchError, did_you_mean
 from bench.result.curve import POINT_COLUMNS, Curves, Row
+from bench.result.text import as_csv, as_json, check_format, escaped, markdown_table
 
 Format = Literal["md", "csv", "json"]
 NONE = "–"
@@ -27,16 +24,11 @@ LEGEND = (
 def render_curves(curves: Curves, format: str) -> str:
     """Text that ends with a newline. md is rounded; csv has the points and json everything, in full precision. Raises BenchError for an
     unknown format."""
-    if format not in get_args(Format):
-        raise BenchError(f'format "{format}" is unknown: {did_you_mean(format, get_args(Format))}')
+    check_format(format, get_args(Format))
     if format == "json":
-        return json.dumps(asdict(curves), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return as_json(asdict(curves))
     if format == "csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, POINT_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(curves.points)
-        return text.getvalue()
+        return as_csv(curves.points, POINT_COLUMNS)
     parts = []
     for key in dict.fromkeys((row["task"], row["model"]) for row in curves.points):
         points, crossovers, floors = (
@@ -57,7 +49,7 @@ def _points(points: Sequence[Row], floors: Sequence[Row]) -> str:
     floor_of = {row["strategy"]: row for row in floors}
     body = []
     for name in dict.fromkeys(row["strategy"] for row in points):
-        cells = [_safe(name)]
+        cells = [escaped(name)]
         for size in sizes:
             row = by_place.get((name, size))
             if row is None or row["value"] is None:
@@ -68,13 +60,13 @@ def _points(points: Sequence[Row], floors: Sequence[Row]) -> str:
         floor = floor_of.get(name)
         cells.append(f"{floor['data_floor']} [{floor['low']}, {floor['high']}]" if floor else NONE)
         body.append(cells)
-    return _table(["Strategy", *map(str, sizes), "90 % from"], body)
+    return markdown_table(["Strategy", *map(str, sizes), "90 % from"], body)
 
 
 def _crossovers(rows: Sequence[Row], sizes: Sequence[int]) -> str:
     body = []
     for row in rows:
-        first, last = (_safe(row[key] or "neither") for key in ("ahead_at_smallest", "ahead_at_largest"))
+        first, last = (escaped(row[key] or "neither") for key in ("ahead_at_smallest", "ahead_at_largest"))
         if row["crossover"] is not None:
             low = f"<{sizes[0]}" if row["low"] is None else f"{row['low']:.0f}"
             high = f">{sizes[-1]}" if row["high"] is None else f"{row['high']:.0f}"
@@ -86,16 +78,5 @@ def _crossovers(rows: Sequence[Row], sizes: Sequence[int]) -> str:
             who = "equal at both ends" if first == last == "neither" else who
             found = f"none within {sizes[0]}..{sizes[-1]} ({who})"
         share = NONE if row["share_crossing"] is None else f"{100 * row['share_crossing']:.0f} %"
-        body.append([f"{_safe(row['a'])}, {_safe(row['b'])}", found, share])
-    return _table(["Strategies", "crossover [95 %], examples", "draws that cross"], body)
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    from tabulate import tabulate
-
-    align = ["left", *["right"] * (len(head) - 1)]
-    return tabulate(body, head, "pipe", colalign=align, disable_numparse=True) + "\n"
-
-
-def _safe(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+        body.append([f"{escaped(row['a'])}, {escaped(row['b'])}", found, share])
+    return markdown_table(["Strategies", "crossover [95 %], examples", "draws that cross"], body)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from bench.errors import BenchError, did_you_mean
 from bench.result.arms import Arm, load_arms
 from bench.result.schema import MetricValue
 from bench.result.statistics import Interval, add_seed_variance
+from bench.result.text import as_csv, as_json, check_format
 
 COLUMNS = ("task", "model", "strategy", "probe", "value_name", "value", "ci_low", "ci_high", "n_scored", "n_seeds", "reason")
 
@@ -77,19 +77,11 @@ def _interval(values: Sequence[MetricValue]) -> Interval:
 
 def render_probes(rows: Sequence[dict[str, Any]], format: str) -> str:
     """md, csv or json. Raises BenchError for another format."""
+    check_format(format, ("md", "csv", "json"))
     if format == "json":
-        return json.dumps([{c: row.get(c) for c in COLUMNS} for row in rows], indent=2, ensure_ascii=False) + "\n"
+        return as_json([{c: row.get(c) for c in COLUMNS} for row in rows])
     if format == "csv":
-        import csv
-        import io
-
-        file = io.StringIO()
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return file.getvalue()
-    if format != "md":
-        raise BenchError(f'--format: found "{format}"; expected md, csv or json')
+        return as_csv(rows, COLUMNS)
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
         for name in dict.fromkeys(row["probe"] for row in rows if row["task"] == task):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bench.errors import BenchError, did_you_mean
 from bench.result.columns import Row, as_frame, as_rows, columns_of
+from bench.result.text import as_csv, as_json, check_format
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,17 +63,12 @@ def render(table: pd.DataFrame | Sequence[Row], format: str, by: str = "task") -
     ``by``: rows grouped by task (default) or by strategy. md and latex are rounded and in human units; csv, json and parquet hold
     all columns in full precision and SI units. Raises BenchError for an unknown format or order.
     """
-    if format not in get_args(Format):
-        raise BenchError(f'format "{format}" is unknown: {did_you_mean(format, get_args(Format))}')
+    check_format(format, get_args(Format))
     rows = _ordered(table, by)
     if format == "csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return as_csv(rows, columns_of(rows))
     if format == "json":
-        return json.dumps([_plain(row) for row in rows], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return as_json([_plain(row) for row in rows])
     if format == "parquet":
         buffer = io.BytesIO()
         as_frame(rows).to_parquet(buffer, index=False)

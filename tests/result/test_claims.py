@@ -185,7 +185,7 @@ def test_what_is_shown(run: RunFolder) -> None:
     assert "+0.400" in text
     plain = json.loads(render_claims(judged, "json"))
     assert plain[0]["tests"][0]["estimate"] == pytest.approx(0.4)
-    with pytest.raises(BenchError, match="expected md or json"):
+    with pytest.raises(BenchError, match="expected one of: json, md"):
         render_claims(judged, "csv")
 
 

@@ -81,7 +81,7 @@ def test_as_text(run: RunFolder) -> None:
     table = list(csv.DictReader(io.StringIO(render_probes(rows, "csv"))))
     assert tuple(table[0]) == COLUMNS
     assert json.loads(render_probes(rows, "json"))[0]["task"] == "support"
-    with pytest.raises(BenchError, match="expected md, csv or json"):
+    with pytest.raises(BenchError, match="expected one of: csv, json, md"):
         render_probes(rows, "latex")
 
 
