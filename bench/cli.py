@@ -18,6 +18,7 @@ from bench.cost.cli import register as register_cost
 from bench.errors import BenchError, did_you_mean
 from bench.metric.cli import register as register_metrics
 from bench.result.cli import register as register_result
+from bench.settings import parse_assignments
 from bench.world.cli import base_app, world_app
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def run(
         raise BenchError("--no-probes: found --probe or --probe-set beside it, expected one of them")
     given["probes"] = [] if no_probes else list(dict.fromkeys([*base.probes, *probe])) if probe else None
     given["probe_settings"] = {} if no_probes else _probe_settings(base.probe_settings, probe_set) if probe_set else None
-    given["settings"] = base.settings | _parsed(set_) if set_ else None
+    given["settings"] = base.settings | parse_assignments(set_, "--set") if set_ else None
     budget: dict[str, Any] = {k: v for k, v in (("train_examples", train_examples), ("trials", trials)) if v is not None}
     overrides = {k: v for k, v in given.items() if v is not None}
     if budget:
@@ -112,24 +113,9 @@ def run(
 
 def _probe_settings(base: dict[str, dict[str, Any]], given: list[str]) -> dict[str, dict[str, Any]]:
     found = {name: dict(settings) for name, settings in base.items()}
-    for key, value in _parsed(given, "--probe-set").items():
+    for key, value in parse_assignments(given, "--probe-set").items():
         probe, _, setting = key.partition(".")
         found.setdefault(probe, {})[setting] = value
-    return found
-
-
-def _parsed(settings: list[str], option: str = "--set") -> dict[str, Any]:
-    import yaml
-
-    found = {}
-    for setting in settings:
-        key, sign, value = setting.partition("=")
-        if not sign:
-            raise BenchError(f'{option} {setting}: expected KEY=VALUE, such as "tuning.batch_size=32"')
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise BenchError(f"{option} {setting}: the value is no valid YAML") from error
     return found
 
 

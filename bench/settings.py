@@ -71,3 +71,17 @@ def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
         kinds: list[Any] = [field.annotation, *get_args(field.annotation)] if field else []
         model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), model)
     return list(model.model_fields)
+
+
+def parse_assignments(settings: list[str], option: str) -> dict[str, Any]:
+    """``KEY=VALUE`` texts of a command line's `option` as a mapping, the values read as YAML. Raises `BenchError` for another form."""
+    found = {}
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign:
+            raise BenchError(f'{option} {setting}: expected KEY=VALUE, such as "tuning.batch_size=32"')
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise BenchError(f"{option} {setting}: the value is no valid YAML") from error
+    return found

@@ -6,14 +6,17 @@ One `Meter` belongs to one process and one cell: peaks are the process's own, so
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, get_args
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-from bench.result.schema import Phase, PhaseName
+from bench.cost.counters import Gpu, GpuUse, Rapl, peak_rss, reset_peak_rss, resident_bytes
+from bench.cost.devices import load_devices
+from bench.result.schema import Memory, Phase, PhaseName
+
+Part = Literal["weights", "gradients", "optimizer", "activations", "cache"]
+"""What memory is counted by: the fields of `Memory` that are no reading of the machine."""
 
 
 class Meter:
@@ -25,17 +28,19 @@ class Meter:
             meter.add_flops(operations)
         record.phases = meter.readings()
 
-    ``device`` is where the model runs, such as ``cpu`` or ``cuda:0``. What a machine cannot measure stays None. A phase that is
-    entered again adds to its times, FLOPs and joules and keeps its highest peaks; a phase that raises is recorded all the same.
+    ``device`` is where the model runs, such as ``cpu`` or ``cuda:0``. What a machine cannot measure stays None, but for energy, which is
+    estimated. A phase that is entered again adds to its times, FLOPs and joules and keeps its highest peaks; a phase that raises is
+    recorded all the same.
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        self._gpu = _Gpu(device) if device.startswith("cuda") else None
+        self._gpu = Gpu(device) if device.startswith("cuda") else None
         self._rapl = None if self._gpu else Rapl()
         self._done: dict[PhaseName, Phase] = {}
-        self._open: PhaseName | None = None
-        self._flops = 0.0
+        self._open: _Stretch | None = None
         self._added: dict[PhaseName, tuple[float, float]] = {}
+        self._held: dict[PhaseName, dict[Part, int]] = {}
+        self._baseline: int | None = 0 if self._gpu else None
 
     @contextlib.contextmanager
     def phase(self, name: PhaseName) -> Iterator[None]:
@@ -43,46 +48,89 @@ class Meter:
 
         Clocks: ``time.perf_counter`` and ``time.process_time``, the latter for all threads of this process but not for child
         processes. Raises ValueError for an unknown name and RuntimeError inside another phase, since a peak cannot be told
-        apart there.
+        apart there; `inside` leaves the other one for a while.
         """
-        if name not in get_args(PhaseName):
-            raise ValueError(f"unknown phase {name!r}; expected one of {', '.join(get_args(PhaseName))}")
+        _check(name)
         if self._open is not None:
-            raise RuntimeError(f"phase {name!r} entered inside phase {self._open!r}; phases cannot be nested")
-        self._open, self._flops = name, 0.0
-        resident = reset_peak_rss()
-        if self._gpu:
-            self._gpu.start()
-        if self._rapl:
-            self._rapl.start()
-        wall, cpu = time.perf_counter(), time.process_time()
+            raise RuntimeError(f"phase {name!r} entered inside phase {self._open.name!r}; phases cannot be nested")
+        with self._stretch(name):
+            yield
+
+    @contextlib.contextmanager
+    def inside(self, name: PhaseName) -> Iterator[None]:
+        """Measure the body as (part of) this phase and not as that of the open one, which goes on afterwards.
+
+        Seconds, FLOPs, peaks, joules and parts of memory of the body are this phase's alone. Raises ValueError for an unknown name
+        and RuntimeError outside of a phase.
+        """
+        _check(name)
+        if self._open is None:
+            raise RuntimeError(f"inside phase {name!r} needs an open phase that it interrupts")
+        outer = self._open.name
+        self._end()
         try:
+            with self._stretch(name):
+                yield
+        finally:
+            self._begin(outer)
+
+    @contextlib.contextmanager
+    def _stretch(self, name: PhaseName) -> Iterator[None]:
+        try:
+            self._begin(name)
             yield
             if self._gpu:
                 self._gpu.synchronize()  # kernels run behind the host; an error in one of them is this phase's, so let it out
         finally:
-            gpu = self._gpu.stop() if self._gpu else GpuUse()
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            reading = Phase(
-                wall_seconds=wall,
-                cpu_seconds=cpu,
-                device_seconds=gpu.seconds,
-                flops=self._flops,
-                peak_rss_bytes=peak_rss() if resident else None,
-                peak_gpu_allocated_bytes=gpu.allocated_bytes,
-                peak_gpu_reserved_bytes=gpu.reserved_bytes,
-                peak_gpu_process_bytes=gpu.process_bytes,
-                energy_joules=self._rapl.stop() if self._rapl else gpu.joules,
-            )
-            earlier = self._done.get(name)
-            self._done[name] = _together(earlier, reading) if earlier else reading
-            self._open = None
+            self._end()
+
+    def _begin(self, name: PhaseName) -> None:
+        self._open = _Stretch(name, reset_peak_rss())
+        if self._gpu:
+            self._gpu.start()
+        if self._rapl:
+            self._rapl.start()
+        self._open.wall, self._open.cpu = time.perf_counter(), time.process_time()
+
+    def _end(self) -> None:
+        assert self._open is not None
+        gpu = self._gpu.stop() if self._gpu else GpuUse()
+        wall, cpu = time.perf_counter(), time.process_time()
+        open_, self._open = self._open, None
+        wall_seconds, cpu_seconds = wall - open_.wall, cpu - open_.cpu
+        joules, source = self._energy(gpu, cpu_seconds)
+        reading = Phase(
+            wall_seconds=wall_seconds,
+            cpu_seconds=cpu_seconds,
+            device_seconds=gpu.seconds,
+            flops=open_.flops,
+            peak_rss_bytes=peak_rss() if open_.resident else None,
+            peak_gpu_allocated_bytes=gpu.allocated_bytes,
+            peak_gpu_reserved_bytes=gpu.reserved_bytes,
+            peak_gpu_process_bytes=gpu.process_bytes,
+            energy_joules=joules,
+            energy_source=source,
+        )
+        self._done = all_together(self._done, {open_.name: reading})
+
+    def _energy(self, gpu: GpuUse, cpu_seconds: float) -> tuple[float | None, Literal["nvml", "rapl", "estimated"] | None]:
+        """Joules of a stretch and where they come from: a counter, or else the device table's watts times seconds of work.
+
+        The table's watts of a GPU are its most, so that an estimate for a GPU that waits is too high.
+        """
+        if self._gpu:
+            if gpu.joules is not None:
+                return gpu.joules, "nvml"
+            watts = self._gpu.watts
+            return (None, None) if watts is None or gpu.seconds is None else (watts * gpu.seconds, "estimated")
+        counted = self._rapl.stop() if self._rapl else None
+        return (load_devices().cpu_core_watts * cpu_seconds, "estimated") if counted is None else (counted, "rapl")
 
     def add_flops(self, operations: float) -> None:
         """Add floating-point operations (see :mod:`bench.cost.flops`) to the open phase. RuntimeError outside of one."""
         if self._open is None:
             raise RuntimeError("add_flops outside of a phase")
-        self._flops += operations
+        self._open.flops += operations
 
     def add_seconds(self, wall: float, cpu: float, phase: PhaseName | None = None) -> None:
         """Charge the open phase, or the one named, with seconds that its clocks have not seen; negative: seen, but charged elsewhere.
@@ -90,179 +138,91 @@ class Meter:
         No clock is changed. Outside of a phase nothing is measured, so without a name nothing is charged; what is charged to a
         phase that is never entered is in no reading.
         """
-        name = phase or self._open
+        name = phase or (self._open.name if self._open else None)
         if name is not None:
             before = self._added.get(name, (0.0, 0.0))
             self._added[name] = (before[0] + wall, before[1] + cpu)
 
+    def before_model(self, loaded: int = 0) -> None:
+        """Take what is resident now, less the `loaded` bytes of a model that is there already, as the memory beside the model.
+
+        Only the first call counts: later trials load their models into memory that earlier ones have grown.
+        """
+        if self._baseline is None:
+            resident = resident_bytes()
+            self._baseline = None if resident is None else resident - loaded
+
+    def hold(self, parts: Mapping[Part, int]) -> None:
+        """Note bytes that the open phase has held; the largest of each part is kept, over all trials. RuntimeError outside of a phase."""
+        if self._open is None:
+            raise RuntimeError("hold outside of a phase")
+        held = self._held.setdefault(self._open.name, {})
+        for part, size in parts.items():
+            held[part] = max(size, held.get(part, 0))
+
+    def memory(self, name: PhaseName) -> Memory | None:
+        """What the peak of a phase that has ended consists of; None where no weights were noted or its peak is not measured.
+
+        Of a phase entered several times, peak and parts are each the largest, which need not have been together: the trial with the
+        largest peak is not told apart.
+        """
+        parts, phase = self._held.get(name, {}), self._done.get(name)
+        if "weights" not in parts or phase is None:
+            return None
+        peak = phase.peak_gpu_allocated_bytes if self._gpu else phase.peak_rss_bytes
+        if peak is None or self._baseline is None:
+            return None
+        counted = {f"{part}_bytes": size for part, size in parts.items()}
+        rest = peak - self._baseline - sum(parts.values())
+        measured = {"kind": "gpu" if self._gpu else "rss", "peak_bytes": peak, "baseline_bytes": self._baseline, "workspace_bytes": rest}
+        return Memory.model_validate(measured | counted)
+
     def readings(self) -> dict[PhaseName, Phase]:
-        """The phases that have ended, in the order in which they were first entered, with what was charged to them."""
+        """The phases that have ended, in the order in which they were first entered, with what was charged to them.
+
+        Joules that are estimated by CPU seconds follow these; those of a counter stay as they were counted.
+        """
         readings = dict(self._done)
         for name in self._added.keys() & readings.keys():
             (wall, cpu), reading = self._added[name], readings[name]
-            seconds = {"wall_seconds": reading.wall_seconds + wall, "cpu_seconds": reading.cpu_seconds + cpu}
-            readings[name] = reading.model_copy(update=seconds)
+            charged = {"wall_seconds": reading.wall_seconds + wall, "cpu_seconds": reading.cpu_seconds + cpu}
+            if self._gpu is None and reading.energy_joules is not None and reading.energy_source == "estimated":
+                charged["energy_joules"] = reading.energy_joules + load_devices().cpu_core_watts * cpu
+            readings[name] = reading.model_copy(update=charged)
         return readings
 
 
+@dataclass
+class _Stretch:
+    """A phase that is open, or a part of one between two interruptions."""
+
+    name: PhaseName
+    resident: bool
+    """Whether the peak of resident memory is this stretch's own."""
+    wall: float = field(default_factory=time.perf_counter)
+    cpu: float = field(default_factory=time.process_time)
+    flops: float = 0.0
+
+
+def _check(name: str) -> None:
+    if name not in get_args(PhaseName):
+        raise ValueError(f"unknown phase {name!r}; expected one of {', '.join(get_args(PhaseName))}")
+
+
 def _together(first: Phase, second: Phase) -> Phase:
-    """Two stretches of one phase: sums, and the higher peak. What one of them lacks, the whole lacks."""
-    values: dict[str, float | int | None] = {}
-    for key, a in first.model_dump().items():
+    """Two stretches as one phase: sums, and the higher peak. What one of them lacks, the whole lacks; joules are estimated if any are."""
+    values: dict[str, float | int | str | None] = {}
+    for key, a in first.model_dump(exclude={"energy_source"}).items():
         b = getattr(second, key)
         values[key] = None if a is None or b is None else max(a, b) if key.startswith("peak_") else a + b
+    sources = {first.energy_source, second.energy_source}
+    values["energy_source"] = None if None in sources else sources.pop() if len(sources) == 1 else "estimated"
     return Phase.model_validate(values)
 
 
-# getrusage's ru_maxrss is of no use here: it can never be reset, and a child process inherits its parent's.
-_PROC = Path("/proc/self")
-
-
-def reset_peak_rss(proc: Path = _PROC) -> bool:
-    """Set the kernel's peak of this process's resident memory (VmHWM) back to the present; False where that is not possible."""
-    try:
-        (proc / "clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def peak_rss(proc: Path = _PROC) -> int | None:
-    """Peak resident memory in bytes since the last reset; None where the kernel does not tell."""
-    with contextlib.suppress(OSError):
-        for line in (proc / "status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
-class Rapl:
-    """Joules of the machine's processor packages, all processes together (Intel and AMD, Linux powercap).
-
-    A counter that wraps more than once within a phase (some 40 minutes at 100 W) cannot be told from one that wraps once.
-    Reading needs a permission that most systems give to root alone; without it, readings are None.
-    """
-
-    def __init__(self, root: Path = Path("/sys/class/powercap")) -> None:
-        self._packages = []
-        # Only whole packages: their core and memory domains, and the platform domain, would count the same joules twice.
-        for folder in sorted(root.glob("intel-rapl:*")):
-            with contextlib.suppress(OSError):
-                if (folder / "name").read_text().startswith("package"):
-                    self._packages.append(folder)
-        self._start: list[int] | None = None
-
-    def start(self) -> None:
-        self._start = self._read("energy_uj")
-
-    def stop(self) -> float | None:
-        """Joules since :meth:`start`."""
-        start, end, span = self._start, self._read("energy_uj"), self._read("max_energy_range_uj")
-        if start is None or end is None or span is None:
-            return None
-        return sum(b - a if b >= a else b - a + wrap for a, b, wrap in zip(start, end, span, strict=True)) / 1e6
-
-    def _read(self, name: str) -> list[int] | None:
-        try:
-            return [int((folder / name).read_text()) for folder in self._packages] or None
-        except (OSError, ValueError):
-            return None
-
-
-@dataclass(frozen=True)
-class GpuUse:
-    """What a phase used of one GPU; None is not measured."""
-
-    seconds: float | None = None
-    allocated_bytes: int | None = None
-    """Peak of live tensors."""
-    reserved_bytes: int | None = None
-    """Peak that the caching allocator held."""
-    process_bytes: int | None = None
-    """Peak of the process as NVML sees it: reserved memory plus the CUDA context."""
-    joules: float | None = None
-    """Of the whole board, other processes included."""
-
-
-class _Gpu:
-    """The counters of one CUDA device."""
-
-    def __init__(self, device: str) -> None:
-        import torch
-
-        self._torch = torch
-        self._device = torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device(device)
-        self._nvml = _Nvml(str(torch.cuda.get_device_properties(self._device).uuid))
-        self._begin: Any = None
-        self._joules: float | None = None
-
-    def synchronize(self) -> None:
-        self._torch.cuda.synchronize(self._device)
-
-    def start(self) -> None:
-        self.synchronize()
-        self._torch.cuda.reset_peak_memory_stats(self._device)
-        self._joules = self._nvml.joules()
-        self._begin = self._mark()
-
-    def stop(self) -> GpuUse:
-        """Never raises: after a kernel error every CUDA call fails, and the error that matters is already on its way."""
-        cuda = self._torch.cuda
-        try:
-            end = self._mark()
-            self.synchronize()
-            # Between two events on the current stream: the gaps in which the device waited for the host are in it.
-            seconds = self._begin.elapsed_time(end) / 1e3
-            allocated, reserved = cuda.max_memory_allocated(self._device), cuda.max_memory_reserved(self._device)
-            released = reserved - cuda.memory_reserved(self._device)
-        except RuntimeError:
-            return GpuUse()
-        joules, process = self._nvml.joules(), self._nvml.process_bytes()
-        return GpuUse(
-            seconds=seconds,
-            allocated_bytes=allocated,
-            reserved_bytes=reserved,
-            process_bytes=None if process is None else process + released,  # NVML tells the present, not the peak
-            joules=None if joules is None or self._joules is None else joules - self._joules,
-        )
-
-    def _mark(self) -> Any:
-        with self._torch.cuda.device(self._device):
-            event = self._torch.cuda.Event(enable_timing=True)
-            event.record()
-        return event
-
-
-class _Nvml:
-    """The driver's view of one GPU, where ``nvidia-ml-py`` (the ``gpu`` extra) is installed; else None throughout."""
-
-    def __init__(self, uuid: str) -> None:
-        self._nvml: Any = None
-        try:
-            import pynvml
-        except ImportError:
-            return
-        # By UUID: CUDA_VISIBLE_DEVICES renumbers torch's devices, but not NVML's.
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
-            self._nvml = pynvml
-
-    def joules(self) -> float | None:
-        """Energy of the board since the driver was loaded (Volta and later)."""
-        if self._nvml is None:
-            return None
-        try:
-            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
-        except self._nvml.NVMLError:
-            return None
-
-    def process_bytes(self) -> int | None:
-        """Present memory of this process; None also in a container that hides its process ids from the driver."""
-        if self._nvml is None:
-            return None
-        try:
-            processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
-        except self._nvml.NVMLError:
-            return None
-        return next((p.usedGpuMemory for p in processes if p.pid == os.getpid() and p.usedGpuMemory), None)
+def all_together(first: Mapping[PhaseName, Phase], second: Mapping[PhaseName, Phase]) -> dict[PhaseName, Phase]:
+    """The phases of two meters, such as those of two processes that did one cell, as if one had measured them."""
+    whole = dict(first)
+    for name, phase in second.items():
+        whole[name] = _together(whole[name], phase) if name in whole else phase
+    return whole

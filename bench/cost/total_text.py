@@ -8,11 +8,10 @@ from typing import Any, Literal, get_args
 from bench.cost.assumptions import Assumptions
 from bench.cost.prices import StoragePrice
 from bench.cost.total import COLUMNS, TotalCosts
-from bench.result.text import as_csv, as_json, check_format, escaped, markdown_list, markdown_table
+from bench.result.text import NONE, as_csv, as_json, check_format, escaped, markdown_list, markdown_table
 
 Row = dict[str, Any]
 Format = Literal["md", "csv", "json"]
-NONE = "–"
 LEGEND = (
     "set-up: labels of the examples that the strategy and its choice rest on; the trials of the search that were not kept; one training; "
     "the index. Loading the base model is every strategy's and left out",

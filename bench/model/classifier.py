@@ -16,6 +16,12 @@ from bench.model.language_model import Generation, LanguageModel, Message
 from bench.model.source import ModelSource
 
 
+def beside_body(network: Any) -> tuple[str, ...]:
+    """The names of the parts of a classifier that are no part of its encoder: its head."""
+    body = network.base_model_prefix
+    return tuple(name for name, module in network.named_children() if name != body and any(True for _ in module.parameters()))
+
+
 class Classifier(LanguageModel):
     """A BERT-like encoder (Devlin et al. 2019) under a linear head over the labels, as transformers builds it for the architecture.
 
@@ -48,8 +54,7 @@ class Classifier(LanguageModel):
             )
         finally:
             logging.set_verbosity(level)
-        body = network.base_model_prefix
-        beside = [name for name, module in network.named_children() if name != body and any(True for _ in module.parameters())]
+        beside = beside_body(network)
         missing = {name.rpartition(".")[0] for name in info["missing_keys"] if name.partition(".")[0] not in beside}
         if lacking := sorted(name for name in missing if ".pooler." not in name + "."):  # a checkpoint made without a pooler is whole
             raise ValueError(f"the checkpoint lacks weights of {len(lacking)} modules, {lacking[0]} for one")

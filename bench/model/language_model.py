@@ -134,11 +134,17 @@ class LanguageModel:
         except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BenchError(f"model {source.name}: {source.folder} could not be loaded as a {self.kind_name} ({first})") from error
-        self.network: Any = (network if extra else network.to(self.device)).eval()
+        self._adopt((network if extra else network.to(self.device)).eval())
         if extra:
             _train_after_answering(self.network)
-        self.end_ids = self._end_ids()
         self._decode_greedily()
+        self.batcher = Batcher(self.device)
+        self._line_breaks: dict[int, bool] = {}
+
+    def _adopt(self, network: Any) -> None:
+        """Take a network with the tokenizer that is there, before any adapter."""
+        self.network: Any = network
+        self.end_ids = self._end_ids()
         self.window: int = self._window()
         self.compute_dtype: torch.dtype | None = None
         """What matrix products are computed in where the weights' own type is not used (mixed precision)."""
@@ -149,8 +155,6 @@ class LanguageModel:
         self.shared_prefix = True
         """Whether the prompts' common prefix is computed once. Off, as adapters with virtual tokens need it, prompts are run
         whole by the library's own generation."""
-        self.batcher = Batcher(self.device)
-        self._line_breaks: dict[int, bool] = {}
 
     def _load(self, **arguments: Any) -> Any:
         network, info = self.auto_class.from_pretrained(self.source.folder, output_loading_info=True, **arguments)

@@ -57,28 +57,41 @@ def locate(name: str) -> ModelSource:
 
     Raises `BenchError` where the folder is no model, holds no safetensors weights, or the hub has no such id.
     """
-    if name == EMBEDDED:
-        folder = EMBEDDED_FOLDER
-    elif name == DEFAULT_EMBEDDER:
-        folder = packaged_default()
-    elif Path(name).is_dir():
-        folder = Path(name)
-    elif Path(name).exists():
-        raise BenchError(f"model {name}: is a file; expected a folder in Hugging Face format or a hub id")
-    elif _HUB_ID.fullmatch(name) and not name.startswith("."):
-        folder = _download(name)
-    else:
-        raise BenchError(f"model {name}: no such folder, and no hub id of the form owner/name")
+    folder = _folder(name, _HUB_FILES)
     config = _config(name, folder)
     return ModelSource(name, folder, _weights_hash(name, folder, config), _tokenizer_hash(folder), _kind(config))
 
 
-def _download(name: str) -> Path:
+def _folder(name: str, files: list[str]) -> Path:
+    """The folder of a model; of a hub id one that holds these files of it."""
+    if name == EMBEDDED:
+        return EMBEDDED_FOLDER
+    if name == DEFAULT_EMBEDDER:
+        return packaged_default()
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).exists():
+        raise BenchError(f"model {name}: is a file; expected a folder in Hugging Face format or a hub id")
+    if _HUB_ID.fullmatch(name) and not name.startswith("."):
+        return _download(name, files)
+    raise BenchError(f"model {name}: no such folder, and no hub id of the form owner/name")
+
+
+def config_of(name: str) -> tuple[dict[str, Any], ModelKind]:
+    """A model's configuration and kind, by a name as `locate` takes it or a ``config.json``; of a hub id nothing else is downloaded.
+
+    Raises `BenchError` where there is none.
+    """
+    config = _read_config(Path(name)) if Path(name).is_file() else _config(name, _folder(name, ["config.json"]))
+    return config, _kind(config)
+
+
+def _download(name: str, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=files))
     except RepositoryNotFoundError as error:
         raise BenchError(f"model {name}: no such folder, and the hub has no model of this id") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -90,6 +103,10 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise BenchError(f"model {name}: {config_file} is missing; expected a folder in Hugging Face format")
+    return _read_config(config_file)
+
+
+def _read_config(config_file: Path) -> dict[str, Any]:
     try:
         config = json.loads(config_file.read_text())
     except json.JSONDecodeError as error:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.model.language_model import LanguageModel
     from bench.run.fit import Fitted
 
+
 class Freshness(Probe):
     """What an update of the facts costs, what of it arrives, and what of the old remains.
 
@@ -40,7 +41,7 @@ class Freshness(Probe):
     * ``added_accuracy`` = P(right | added); ``locality`` = P(answer unchanged | unrelated fact), right or wrong, and
       ``unrelated_accuracy``; names that end in ``_before``: before the update;
     * ``update_seconds``, ``update_cpu_seconds``, ``update_joules``: indexing and training, without loading models. An embedder that has
-      to be loaded is in the joules.
+      to be loaded is in the joules, which are left out where no counter of them can be read.
 
     The weights are put back afterwards.
     """
@@ -179,7 +180,8 @@ def _compare(update: Update, before: dict[str, str], after: dict[str, str]) -> d
 def _costs(meter: Meter) -> tuple[dict[str, Finding], float]:
     """What indexing and training took, and their FLOPs."""
     phases = [phase for name, phase in meter.readings().items() if name in SETUP]
-    joules = [phase.energy_joules for phase in phases if phase.energy_joules is not None]
+    # Estimated joules are the seconds once more, times a constant.
+    joules = [p.energy_joules for p in phases if p.energy_joules is not None and p.energy_source != "estimated"]
     costs = {"update_seconds": sum(p.wall_seconds for p in phases), "update_cpu_seconds": sum(p.cpu_seconds for p in phases)}
     if len(joules) == len(phases):
         costs["update_joules"] = sum(joules)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from bench.result.comparison import COLUMNS, Row
-from bench.result.text import as_csv, as_json, check_format, escaped, markdown_table
+from bench.result.text import NONE, as_csv, as_json, check_format, escaped, markdown_table
 
 Format = Literal["md", "csv", "json"]
-NONE = "–"
 HEAD = """\
 Estimand E1: the two artifacts at hand, over items. E2: the strategies, over items and training seeds.
 Holm's family: all strategies of one task and metric against the baseline.

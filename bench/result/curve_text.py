@@ -7,10 +7,9 @@ from dataclasses import asdict
 from typing import Literal, get_args
 
 from bench.result.curve import POINT_COLUMNS, Curves, Row
-from bench.result.text import as_csv, as_json, check_format, escaped, markdown_table
+from bench.result.text import NONE, as_csv, as_json, check_format, escaped, markdown_table
 
 Format = Literal["md", "csv", "json"]
-NONE = "–"
 LEGEND = (
     "first table: the primary metric by number of labelled examples, mean over seeds and its 95 % interval over items and seeds, % where "
     "it is a share; =: the strategy uses no examples",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bench.errors import BenchError, did_you_mean
 from bench.result.columns import Row, as_frame, as_rows, columns_of
-from bench.result.text import as_csv, as_json, check_format
+from bench.result.text import NONE, as_csv, as_json, check_format, shown_bytes, shown_count, shown_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,6 @@ Format = Literal["md", "csv", "json", "latex", "parquet"]
 By = Literal["task", "strategy"]
 
 TIED = "≈"
-NONE = "–"
 INTERVAL_LEGEND = (
     "mean over seeds of the primary metric (% where it is a share) and its interval over items and seeds; "
     'marked "items" where it covers items only though the strategy depends on a seed'
@@ -195,8 +194,8 @@ def _columns(rows: Sequence[Row], by: str) -> list[_Column]:
         share("citation_precision", "cite prec.", "cited passages that are gold"),
         share("citation_recall", "cite rec.", "gold passages that are cited"),
         share("ece", "ECE", "expected calibration error of the confidence in attempted answers"),
-        amount("setup_seconds", "set-up", "tuning with all search trials, and indexing, wall time; loading is left out", _seconds),
-        amount("seconds_per_1000_requests", "time/1k", "wall time to answer 1,000 requests", _seconds),
+        amount("setup_seconds", "set-up", "tuning with all search trials, and indexing, wall time; loading is left out", shown_seconds),
+        amount("seconds_per_1000_requests", "time/1k", "wall time to answer 1,000 requests", shown_seconds),
         _Column("prompt_tokens_per_1000_requests", "tok/1k", "tokens of prompt and completion for 1,000 requests", _tokens),
         amount("setup_usd", "set-up USD", "tuning with all search trials, and indexing, in dollars of the device", _dollars, core=False),
         amount("usd_per_1000_requests", "USD/1k", "device to answer 1,000 requests, in batches as they were run", _dollars, core=False),
@@ -204,8 +203,8 @@ def _columns(rows: Sequence[Row], by: str) -> list[_Column]:
         amount("api_usd_per_1000_requests", "API USD/1k", f"{API_LEGEND}, nothing cached", _dollars, core=False),
         amount("api_usd_per_1000_requests_cached", "API USD/1k cached", f"{API_LEGEND}, {CACHED_LEGEND}", _dollars, core=False),
         _Column("peak_memory_bytes", memory, MEMORY_LEGEND, lambda row: _memory(row, len(kinds) > 1)),
-        amount("trainable_params", "trained", "trainable parameters", _count, core=False),
-        amount("artifact_bytes", "artifact", "what has to be kept beside the base model", _bytes, core=False),
+        amount("trainable_params", "trained", "trainable parameters", shown_count, core=False),
+        amount("artifact_bytes", "artifact", "what has to be kept beside the base model", shown_bytes, core=False),
         _Column("n_seeds", "seeds", "seeds in the means; det.: the answers depend on none", _seeds),
         _Column("item_share", SHARES, SHARES_LEGEND, _shares),
     ]
@@ -297,18 +296,6 @@ def _share(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f}"
 
 
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return NONE
-    if value == 0:
-        return "0 s"
-    if value < 10:
-        return f"{value:.2g} s" if value >= 0.01 else "<0.01 s"
-    if value < 600:
-        return f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if value < 36_000 else f"{value / 3600:.0f} h"
-
-
 def _dollars(value: float | None) -> str:
     """Two digits at least, never in exponents."""
     if value is None:
@@ -320,27 +307,13 @@ def _dollars(value: float | None) -> str:
     return f"{value:,.{max(0, 1 - math.floor(math.log10(value)))}f}"
 
 
-def _bytes(value: int | None) -> str:
-    return NONE if value is None else f"{_count(value)}B" if value >= 1000 else f"{value} B"
-
-
-def _count(value: float | None) -> str:
-    """Three digits and a decimal prefix, such as "49.2 k"."""
-    if value is None:
-        return NONE
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {prefix}" if value < 999.5 * size else f"{value / size:.0f} {prefix}"
-    return f"{value:.0f}"
-
-
 def _memory(row: Row, say_kind: bool) -> str:
-    return _bytes(row["peak_memory_bytes"]) + (f" {row['peak_memory_kind']}" if say_kind and row["peak_memory_kind"] else "")
+    return shown_bytes(row["peak_memory_bytes"]) + (f" {row['peak_memory_kind']}" if say_kind and row["peak_memory_kind"] else "")
 
 
 def _tokens(row: Row) -> str:
     prompt, completion = row["prompt_tokens_per_1000_requests"], row["completion_tokens_per_1000_requests"]
-    return NONE if prompt is None or completion is None else _count(prompt + completion)
+    return NONE if prompt is None or completion is None else shown_count(prompt + completion)
 
 
 def _shares(row: Row) -> str:

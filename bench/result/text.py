@@ -10,6 +10,9 @@ from typing import Any
 
 from bench.errors import BenchError, did_you_mean
 
+NONE = "–"
+"""An undefined value."""
+
 
 def check_format(format: str, known: Sequence[str]) -> None:
     """Raises BenchError for a format that is none of the known ones."""
@@ -53,3 +56,31 @@ def escaped(text: str) -> str:
     for mark in "\\|*`<":
         text = text.replace(mark, "\\" + mark)
     return text.replace("\n", " ")
+
+
+def shown_seconds(value: float | None) -> str:
+    """Two digits and a unit, from hundredths of a second to hours."""
+    if value is None:
+        return NONE
+    if value == 0:
+        return "0 s"
+    if value < 10:
+        return f"{value:.2g} s" if value >= 0.01 else "<0.01 s"
+    if value < 600:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 36_000 else f"{value / 3600:.0f} h"
+
+
+def shown_bytes(value: int | None) -> str:
+    """Three digits and a decimal unit."""
+    return NONE if value is None else f"{shown_count(value)}B" if value >= 1000 else f"{value} B"
+
+
+def shown_count(value: float | None) -> str:
+    """Three digits and a decimal prefix, such as "49.2 k"."""
+    if value is None:
+        return NONE
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}" if value < 999.5 * size else f"{value / size:.0f} {prefix}"
+    return f"{value:.0f}"

@@ -10,12 +10,13 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from bench.cost.meter import Meter
+from bench.cost.meter import Meter, all_together
 from bench.environment import environment
 from bench.errors import BenchError
 from bench.metric.registry import get as get_metric
@@ -24,20 +25,20 @@ from bench.metric.score import UNDEFINED, as_sample, corpus_value, names_for, sc
 from bench.metric.taxonomy import error_kinds
 from bench.model.language_model import Generation
 from bench.probe.base import Context, get, run_probe
-from bench.result.schema import Item, Merging, MetricValue, Outcome, Parameters, Phase, ProbeResult, Record, Tokens, Trial
+from bench.result.schema import Item, Merging, MetricValue, Outcome, Parameters, Phase, PhaseName, ProbeResult, Record, Tokens, Trial
 from bench.result.store import RunFolder, write_atomic
 from bench.run.ask import Answered, Request, to_answers
 from bench.run.fit import Fitted, fit
 from bench.run.search import search
 from bench.strategy.adapters import merge, save_adapter
 from bench.strategy.prompt import Parsed, Prompt, constant_answer
+from bench.strategy.tuning import Steps
 from bench.suite import Cell
 from bench.task.schema import Example
 
 Report = Callable[[str], None]
 
 MERGE_ITEMS = 64
-_COSTS = ("wall_seconds", "cpu_seconds", "flops")
 
 
 def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Record:
@@ -49,8 +50,9 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
     device = "cuda" if torch.cuda.is_available() else "cpu"
     meter = Meter(device)
     present = set(stores.glob("*"))
-    fitted, trials, resumed = _prepare(cell, folder, stores, meter, report)
-    record = _base_record(cell, fitted, trials)
+    prepared = _prepare(cell, folder, stores, meter, report)
+    fitted = prepared.fitted
+    record = _base_record(cell, prepared)
     with folder.item_writer(cell.task.name, cell.strategy_name, cell.seed, cell.cell_id) as writer:
         done = {i.id for i in writer.items}
         batches = _answers(cell, fitted, done)
@@ -66,6 +68,8 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
                 for item in _items(cell, batch, names):
                     if item.id not in done:
                         writer.append(item)
+        kept: tuple[Literal["tune", "answer"], ...] = ("tune", "answer")
+        memory = {name: found for name in kept if (found := meter.memory(name))}
         report("score")
         with meter.phase("score"):
             by_id = {i.id: i for i in writer.items}
@@ -83,21 +87,18 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
             _keep_adapter(fitted, folder.cell_folder(cell.task.name, cell.strategy_name, cell.seed))
             with meter.phase("probe"):
                 merging = _merging(cell, fitted)
-        phases = meter.readings()
-        if resumed:
-            # What an earlier process of this search spent was spent all the same.
-            phases["tune"] = _with_cost(phases["tune"], **{k: sum(getattr(t, k) for t in resumed) for k in _COSTS})
         for store in fitted.asker.stores if fitted else ():
             if store.folder in present:
-                # Each strategy is charged what it would have paid alone.
-                wall, cpu = store.build_seconds
-                phases["index"] = _with_cost(phases["index"], wall_seconds=wall, cpu_seconds=cpu)
+                meter.add_seconds(*store.build_seconds, "index")  # each strategy is charged what it would have paid alone
+        # What an earlier process of this search spent was spent all the same.
+        phases = all_together(prepared.spent_before, meter.readings())
         record = record.model_copy(
             update={
                 "config": record.config | ({"batch_rows": fitted.model.batcher.rows} if fitted else {}),
                 "metrics": metrics,
                 "slices": slices,
                 "phases": phases,
+                "memory": memory,
                 "probes": probes,
                 "merging": merging,
                 "tokens": _sum(i.tokens for i in items),
@@ -137,31 +138,37 @@ def _probe(
     return results, scores
 
 
-def _with_cost(phase: Phase, **more: float) -> Phase:
-    """The phase with costs added that no meter of this process has seen."""
-    return phase.model_copy(update={key: getattr(phase, key) + value for key, value in more.items()})
+@dataclass(frozen=True)
+class _Prepared:
+    """A strategy that is ready to answer, and how it came to be."""
+
+    fitted: Fitted | None = None
+    """None where no model is asked."""
+    trials: list[Trial] = field(default_factory=list)
+    steps: Steps = field(default_factory=Steps)
+    """Of all trials."""
+    spent_before: dict[PhaseName, Phase] = field(default_factory=dict)
+    """What an earlier process of the search took."""
 
 
-def _prepare(
-    cell: Cell, folder: RunFolder, stores: Path, meter: Meter, report: Report
-) -> tuple[Fitted | None, list[Trial], list[Trial]]:
-    """The fitted strategy: searched by the strategy's first cell, at the chosen settings by the others; the trials of the search,
-    and those of them that an earlier process ran."""
+def _prepare(cell: Cell, folder: RunFolder, stores: Path, meter: Meter, report: Report) -> _Prepared:
+    """The fitted strategy: searched by the strategy's first cell, at the chosen settings by the others."""
     if cell.strategy.prompt.constant:
-        return None, [], []
+        return _Prepared()
     own = folder.cell_folder(cell.task.name, cell.strategy_name, cell.seed)
     chosen_file = folder.cell_folder(cell.task.name, cell.strategy_name, cell.search_seed) / "search.json"
     if cell.seed != cell.search_seed and cell.strategy.search:
         chosen = json.loads(chosen_file.read_text()) if chosen_file.exists() else {}
         if chosen.get("search_id") != cell.search_id:
             raise BenchError(f"the search, which seed {cell.search_seed} does for all, has left no choice: see that cell's record")
-        return fit(cell, cell.strategy.with_settings(chosen["settings"]), stores, meter, report), [], []
+        fitted = fit(cell, cell.strategy.with_settings(chosen["settings"]), stores, meter, report)
+        return _Prepared(fitted, steps=fitted.tuned.steps if fitted.tuned else Steps())
     fitted, progress = search(cell, own / "search", stores, meter, report)
     if cell.strategy.search:
         settings = {axis: fitted.strategy.setting(axis) for axis in cell.strategy.search}
         write_atomic(chosen_file, json.dumps({"search_id": cell.search_id, "settings": settings}, indent=2) + "\n")
         progress.clear()
-    return fitted, progress.trials, progress.resumed
+    return _Prepared(fitted, progress.trials, progress.steps, progress.spent_before)
 
 
 def _keep_adapter(fitted: Fitted, folder: Path) -> None:
@@ -190,7 +197,8 @@ def _merging(cell: Cell, fitted: Fitted) -> Merging:
     return Merging(n_items=len(apart), n_equal=equal, unmerged_seconds=unmerged_seconds, merged_seconds=merged_seconds)
 
 
-def _base_record(cell: Cell, fitted: Fitted | None, trials: list[Trial]) -> Record:
+def _base_record(cell: Cell, prepared: _Prepared) -> Record:
+    fitted = prepared.fitted
     config: dict[str, Any] = {
         "instruction": cell.task.instruction,
         "budget": cell.budget.model_dump(),
@@ -198,18 +206,18 @@ def _base_record(cell: Cell, fitted: Fitted | None, trials: list[Trial]) -> Reco
         "strategy": (fitted.strategy if fitted else cell.strategy).model_dump(mode="json", exclude={"description"}),
         "max_new_tokens": cell.task.config.max_new_tokens,
     }
-    update: dict[str, Any] = {}
+    update: dict[str, Any] = {"trials": prepared.trials, "training": prepared.steps.reading}
     if fitted:
         total, trainable = fitted.parameters
         config["decoding"] = fitted.model.decoding
         config["dtype"] = str(next(fitted.model.network.parameters()).dtype).removeprefix("torch.")
         config["window"] = fitted.model.window
         config["trained_with"] = [t.name for t in cell.trained_with]
-        update = {"params": Parameters(total=total, trainable=trainable), "artifact_bytes": fitted.artifact_bytes}
+        update |= {"params": Parameters(total=total, trainable=trainable), "artifact_bytes": fitted.artifact_bytes}
         if fitted.tuned:
             config["epochs"] = fitted.tuned.epochs
             config["validation_score"] = fitted.tuned.validation_score
-    return Record.model_validate(cell.identity() | {"status": "ok", "config": config, "trials": trials, **update})
+    return Record.model_validate(cell.identity() | {"status": "ok", "config": config, **update})
 
 
 def _answers(cell: Cell, fitted: Fitted | None, done: set[str]) -> Iterator[list[Answered]]:

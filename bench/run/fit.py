@@ -9,7 +9,8 @@ from statistics import fmean
 
 import torch
 
-from bench.cost.flops import generation_flops, shape_of
+from bench.cost.flops import ModelShape, generation_flops, shape_of
+from bench.cost.memory import cache_bytes, forked_weights_bytes, weights_bytes
 from bench.cost.meter import Meter
 from bench.model.language_model import Generation, LanguageModel, Message
 from bench.model.load import load_model, take_preloaded
@@ -70,36 +71,49 @@ class Fitted:
             return
         # By name, so that the cells of tasks that are trained together come to the same weights.
         askers = sorted([self.asker, *self.others], key=lambda a: a.task.name)
-        self.model.reset_head(seed)
-        wrap(self.model, choice, seed, instruction(askers[0].task, self.strategy.prompt))
-        if self.cell.continued_from is not None:
-            load_adapter(self.model, choice, self.cell.continued_from)
-        if weights is not None:
-            restore(self.model, weights)
-            return
-        checks = [(asker, self._validation(asker), asker.asked(self._validation(asker))) for asker in askers]
+        with self.meter.inside("prepare"):
+            self.model.reset_head(seed)
+            wrap(self.model, choice, seed, instruction(askers[0].task, self.strategy.prompt))
+            if self.cell.continued_from is not None:
+                load_adapter(self.model, choice, self.cell.continued_from)
+            if weights is not None:
+                restore(self.model, weights)
+                return
+        with self.meter.inside("validate"):
+            checks = [(asker, self._validation(asker), asker.asked(self._validation(asker))) for asker in askers]
 
         def evaluate() -> float:
             """Of several tasks that are trained together, the mean."""
-            return fmean(asker.score(rows, [a for batch in self._answer(asker, asked) for a in batch]) for asker, rows, asked in checks)
+            with self.meter.inside("validate"):
+                return fmean(asker.score(rows, [a for batch in self._answer(asker, asked) for a in batch]) for asker, rows, asked in checks)
 
         def on_step(step: int, total: int) -> None:
             report(f"tune {step}/{total}")
 
         if choice.objective == "answers":
-            pairs, weight = self._pairs(askers, choice)
+            with self.meter.inside("prepare"):
+                pairs, weight = self._pairs(askers, choice)
             self.tuned = tune(self.model, choice, pairs, evaluate, seed, weight, on_step, on_check)
         else:
-            from bench.strategy.preference import tune_by_preference
-
-            asker, train = self.asker, self._train(self.asker)
-            messages: list[Sequence[Message]] = [r.prompt.messages for r in self._training_requests(asker, train)]
-            self.tuned = tune_by_preference(
-                self.model, choice, messages, [answer_text(self.strategy.prompt, e) for e in train],
-                lambda indices, texts: asker.reward([train[i] for i in indices], texts),
-                answer_tokens(self.cell.task, self.strategy.prompt), evaluate, seed, on_step,
-            )  # fmt: skip
+            self.tuned = self._tune_by_preference(choice, evaluate, on_step)
         self.meter.add_flops(self.tuned.flops)
+        self.meter.hold(self.tuned.held)
+
+    def _tune_by_preference(self, choice: TuningChoice, evaluate: Callable[[], float], on_step: Callable[[int, int], None]) -> Tuned:
+        from bench.strategy.preference import preference_rows, tune_by_preference
+
+        asker, train, seed = self.asker, self._train(self.asker), self.cell.seed
+        limit = answer_tokens(self.cell.task, self.strategy.prompt)
+
+        def reward(indices: Sequence[int], texts: Sequence[str]) -> list[float]:
+            return asker.reward([train[i] for i in indices], texts)
+
+        with self.meter.inside("prepare"):
+            asked: list[Sequence[Message]] = [r.prompt.messages for r in self._training_requests(asker, train)]
+            targets = [answer_text(self.strategy.prompt, e) for e in train]
+            rows, flops = preference_rows(self.model, choice, asked, targets, reward, limit, seed)
+            self.meter.add_flops(flops)
+        return tune_by_preference(self.model, choice, rows, reward, limit, evaluate, seed, on_step)
 
     def _validation(self, asker: Asker) -> Sequence[Example]:
         return asker.task.validation[: self.cell.budget.validation_examples]
@@ -140,13 +154,15 @@ class Fitted:
 
     def _fit_head(self, choice: TuningChoice) -> None:
         asker = self.asker
-        train = self._train(asker)
-        prompts = [r.prompt.ids for r in asker.asked(train)]
+        with self.meter.inside("prepare"):
+            train = self._train(asker)
+            prompts = [r.prompt.ids for r in asker.asked(train)]
         features = _features_of(self.cell.model.fingerprint)
         shape = shape_of(self.model.network)
         self.meter.add_flops(sum(generation_flops(shape, len(ids), 0) for ids in prompts if ids not in features))
         self.head = FeatureClassifier(self.model, asker.task.labels, features)
         self.head.fit(prompts, [e.targets[0] for e in train], choice.regularization, choice.class_weights)
+        self.meter.hold({"weights": weights_bytes(self.model.network)})
 
     @property
     def tuned_by_adapter(self) -> bool:
@@ -191,8 +207,9 @@ class Fitted:
             yield [Answered(i, Generation(phrase, None, 0, 0, 0, 0.0), requests[i], Parsed(phrase)) for i in unasked]
         places = [i for i, r in enumerate(requests) if not r.abstains]
         skip = {k for k, i in enumerate(places) if i in done}
-        shape = shape_of(self.model.network)
+        shape, weights = shape_of(self.model.network), weights_bytes(self.model.network)
         for batch in self._generations(asker, [requests[i] for i in places], skip):
+            self.meter.hold({"weights": weights, "cache": self._cache_bytes(shape, asker, [g for _, g in batch])})
             for _, g in batch:
                 n = g.completion_tokens
                 if g.option_logprobs:
@@ -200,9 +217,17 @@ class Fitted:
                 self.meter.add_flops(generation_flops(shape, g.prompt_tokens, n, g.cached_tokens))
             yield [Answered(places[k], g, requests[places[k]], asker.parsed(g.text)) for k, g in batch]
 
-    def _generations(
-        self, asker: Asker, requests: Sequence[Request], skip: Collection[int]
-    ) -> Iterator[list[tuple[int, Generation]]]:
+    def _cache_bytes(self, shape: ModelShape, asker: Asker, batch: Sequence[Generation]) -> int:
+        """Keys and values of a batch, by formula: room for the longest prompt and the longest answer in each of its rows."""
+        if shape.bidirectional or self.head:
+            return 0
+        # The options of a choice stand one behind the other in their row.
+        chooses = asker.task.config.kind == "multiple_choice"
+        longest = max(g.prompt_tokens + (g.completion_tokens if chooses else 0) for g in batch)
+        tokens = longest + (0 if chooses else answer_tokens(asker.task, self.strategy.prompt)) + self.model.virtual_tokens
+        return cache_bytes(len(batch), tokens, shape.layers, shape.kv_width, next(self.model.network.parameters()).element_size())
+
+    def _generations(self, asker: Asker, requests: Sequence[Request], skip: Collection[int]) -> Iterator[list[tuple[int, Generation]]]:
         prompts = [r.prompt.ids for r in requests]
         if asker.task.config.kind == "multiple_choice":
             options = [r.options for r in requests]
@@ -225,7 +250,9 @@ def _load(cell: Cell, strategy: Strategy, meter: Meter) -> LanguageModel:
     if plain and (found := take_preloaded(cell.model)):
         model, wall, cpu = found
         meter.add_seconds(wall, cpu)
+        meter.before_model(forked_weights_bytes(model.network))
         return model
+    meter.before_model()
     return load_model(cell.model, labels=cell.task.labels, trust_remote_code=cell.trust_remote_code, quantize=strategy.tuning.quantize)
 
 

@@ -8,19 +8,24 @@ import math
 import shutil
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench.cost.meter import Meter
+from bench.cost.meter import Meter, all_together
 from bench.errors import BenchError
-from bench.result.schema import Trial
+from bench.result.schema import Phase, PhaseName, Trial
 from bench.result.store import write_atomic
 from bench.run.fit import Fitted, Report, fit
 from bench.strategy.spec import Range, Strategy
+from bench.strategy.tuning import Steps, Tuned
 from bench.suite import Cell
+
+TUNING: tuple[PhaseName, ...] = ("prepare", "tune", "validate")
+"""The phases that trials take."""
 
 
 def n_trials(strategy: Strategy, budget: int) -> int:
@@ -51,9 +56,7 @@ def propose(strategy: Strategy, finished: Sequence[Trial]) -> dict[str, Any]:
         # A value of a list goes by its place: optuna takes plain values only, and a list may hold anything.
         parameters = {a: _place(values, trial.settings[a]) for a, values in strategy.search.items()}
         state = optuna.trial.TrialState.FAIL if trial.validation_score is None else optuna.trial.TrialState.COMPLETE
-        study.add_trial(
-            optuna.trial.create_trial(state=state, value=trial.validation_score, params=parameters, distributions=axes)
-        )
+        study.add_trial(optuna.trial.create_trial(state=state, value=trial.validation_score, params=parameters, distributions=axes))
     chosen = study.ask(axes).params
     return {a: values[chosen[a]] if isinstance(values, list) else chosen[a] for a, values in strategy.search.items()}
 
@@ -78,24 +81,35 @@ class Progress:
     def __init__(self, folder: Path, search_id: str) -> None:
         self._folder, self._id = folder, search_id
         self.trials: list[Trial] = []
-        self.resumed: list[Trial] = []
-        """Of the trials: those of an earlier process, whose cost no meter of this one has seen."""
+        self.steps = Steps()
+        """The training steps of all trials."""
+        self.spent_before: dict[PhaseName, Phase] = {}
+        """What the trials of an earlier process took, which no meter of this one has seen."""
         state = folder / "trials.json"
         if state.exists():
             found = json.loads(state.read_text())
-            if found["search_id"] == search_id:
+            if found["search_id"] == search_id and "spent" in found:  # else it is another search's, or an older program's
                 self.trials = [Trial.model_validate(t) for t in found["trials"]]
-                self.resumed = list(self.trials)
+                self.steps = Steps(**found["steps"] | {"longest_batch": tuple(found["steps"]["longest_batch"])})
+                self.spent_before = {name: Phase.model_validate(phase) for name, phase in found["spent"].items()}
 
-    def add(self, trial: Trial, weights: dict[str, torch.Tensor] | None) -> None:
-        """Keep a trial; `weights`: its trained tensors, where it is the best so far."""
+    def add(self, trial: Trial, tuned: Tuned | None, best: bool, meter: Meter) -> None:
+        """Keep a trial, and what has been spent up to here; `tuned`: what it trained, whose tensors are kept where it is the `best`."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        if weights:
+        if tuned:
+            self.steps += tuned.steps
+        if tuned and best:
             temporary = self._folder / "best.tmp"
-            save_file({n: w.contiguous() for n, w in weights.items()}, temporary)
+            save_file({n: w.contiguous() for n, w in tuned.weights.items()}, temporary)
             temporary.rename(self._folder / "best.safetensors")
         self.trials.append(trial)
-        content = {"search_id": self._id, "trials": [t.model_dump(mode="json") for t in self.trials]}
+        spent = all_together(self.spent_before, {n: p for n, p in meter.readings().items() if n in TUNING})
+        content = {
+            "search_id": self._id,
+            "trials": [t.model_dump(mode="json") for t in self.trials],
+            "steps": asdict(self.steps),
+            "spent": {name: phase.model_dump() for name, phase in spent.items()},
+        }
         write_atomic(self._folder / "trials.json", json.dumps(content, indent=2) + "\n")
 
     def best_weights(self) -> dict[str, torch.Tensor] | None:
@@ -118,7 +132,9 @@ def search(cell: Cell, folder: Path, stores: Path, meter: Meter, report: Report)
     strategy = cell.strategy
     total = n_trials(strategy, cell.budget.trials)
     if not strategy.search or total == 1:
-        return fit(cell, strategy.with_settings(propose(strategy, []) if strategy.search else {}), stores, meter, report), progress
+        only = fit(cell, strategy.with_settings(propose(strategy, []) if strategy.search else {}), stores, meter, report)
+        progress.steps = only.tuned.steps if only.tuned else Steps()
+        return only, progress
     fitted: Fitted | None = None
     while len(progress.trials) < total:
         point = propose(strategy, progress.trials)
@@ -133,14 +149,14 @@ def search(cell: Cell, folder: Path, stores: Path, meter: Meter, report: Report)
             if fitted.tuned:
                 value, epochs = fitted.tuned.validation_score, fitted.tuned.epochs
             else:
-                with meter.phase("tune"):
+                with meter.phase("validate"):
                     value = fitted.validation_score()
         except (BenchError, MemoryError, torch.OutOfMemoryError) as problem:
             error = f"{type(problem).__name__}: {problem}".splitlines()[0]
         wall, cpu, flops = (now - then for now, then in zip(tuning_cost(meter), before, strict=True))
         trial = Trial(settings=point, validation_score=value, wall_seconds=wall, cpu_seconds=cpu, flops=flops, epochs=epochs, error=error)
         best = value is not None and _best(strategy, [*progress.trials, trial]) is trial
-        progress.add(trial, fitted.tuned.weights if best and fitted and fitted.tuned else None)
+        progress.add(trial, fitted.tuned if fitted else None, best, meter)
     chosen = _best(strategy, progress.trials)
     if chosen is None:
         raise BenchError(f"all {total} trials of the search failed; the last one: {progress.trials[-1].error}")
@@ -166,6 +182,6 @@ def _prefixed(report: Report, prefix: str) -> Report:
 
 
 def tuning_cost(meter: Meter) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds and FLOPs of the tune phase so far."""
-    tune = meter.readings().get("tune")
-    return (tune.wall_seconds, tune.cpu_seconds, tune.flops) if tune else (0.0, 0.0, 0.0)
+    """Wall seconds, CPU seconds and FLOPs of tuning so far: rows made, steps taken, checkpoints and trials scored."""
+    phases = [phase for name, phase in meter.readings().items() if name in TUNING]
+    return sum(p.wall_seconds for p in phases), sum(p.cpu_seconds for p in phases), sum(p.flops for p in phases)

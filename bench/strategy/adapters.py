@@ -152,11 +152,19 @@ def _settings(choice: TuningChoice) -> dict[str, Any]:
     return {"method": choice.method} | choice.model_dump(mode="json", include=_SETTINGS[choice.method])
 
 
+def kept_tensors(model: LanguageModel) -> dict[str, torch.Tensor]:
+    """What `save_adapter` writes of a model that `wrap` prepared, by name; of AdaLoRA with the ranks that it starts with."""
+    if _peft_config(model) is None:
+        return {n: p for n, p in model.network.named_parameters() if p.requires_grad}
+    from peft import get_peft_model_state_dict
+
+    return dict(get_peft_model_state_dict(model.network, save_embedding_layers=False))
+
+
 def _save_weights(model: LanguageModel, folder: Path) -> None:
     config = _peft_config(model)
     if config is None:
-        moved = {n: p.detach().contiguous() for n, p in model.network.named_parameters() if p.requires_grad}
-        save_file(moved, folder / WEIGHTS_FILE)
+        save_file({n: p.detach().contiguous() for n, p in kept_tensors(model).items()}, folder / WEIGHTS_FILE)
         return
     if config.peft_type == "ADALORA":
         # peft would write the ranks of the last step, which are not those of the checkpoint that was kept.

@@ -42,17 +42,23 @@ _LENGTH_UNKNOWN = sys.maxsize
 def add_peft_adapter(model: LanguageModel, choice: TuningChoice, text: str) -> None:
     """Replace `model.network` by peft's model over it, whose adapter alone trains; `text`: what virtual tokens start from.
 
+    A model without weights gets an adapter without values: those that start from the base's weights or texts have nothing to start from.
+
     Raises `BenchError` for an unknown method or setting, targets that the model does not have, and a method that does not fit.
     """
     from peft import get_peft_model
 
+    outline = model.device.type == "meta"
     config = _config(model, choice, text)
+    if outline:
+        _start_from_nothing(config)
     if config.is_prompt_learning and not 0 < (config.num_virtual_tokens or 0) < model.window:
         raise BenchError(f"tuning.peft.num_virtual_tokens: found {config.num_virtual_tokens}; expected 1 to {model.window - 1}")
     start = None
     if config.peft_type in _KEYS_AND_VALUES:
         _check_prefix(model, choice)
-        start = _keys_and_values(model, text, config.num_virtual_tokens) if model.peft_task == "CAUSAL_LM" else None
+        starts = model.peft_task == "CAUSAL_LM" and not outline
+        start = _keys_and_values(model, text, config.num_virtual_tokens) if starts else None
     try:
         model.network = get_peft_model(model.network, config)
     except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
@@ -127,6 +133,13 @@ def _filled_in(model: LanguageModel, kind: str, settings: dict[str, Any], accept
         if not found["prompt_tuning_init_text"].strip():
             raise BenchError("tuning.peft.prompt_tuning_init: TEXT needs a text, and the task has no instruction; expected SAMPLE_VOCAB")
     return found
+
+
+def _start_from_nothing(config: Any) -> None:
+    if hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = True
+    if hasattr(config, "prompt_tuning_init"):
+        config.prompt_tuning_init = "RANDOM"
 
 
 def _check_prefix(model: LanguageModel, choice: TuningChoice) -> None:

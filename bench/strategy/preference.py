@@ -6,10 +6,10 @@ import math
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,11 +17,12 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
 from bench.cost.flops import ModelShape, forward_flops, generation_flops, shape_of, training_flops
+from bench.cost.memory import SavedForBackward, gradients_bytes, weights_bytes
 from bench.errors import BenchError
 from bench.metric.text import normalize
 from bench.model.language_model import LanguageModel, Message
 from bench.strategy.spec import TuningChoice
-from bench.strategy.tuning import BestCheckpoint, Tuned, gradient_checkpointing, learning_rate_factor
+from bench.strategy.tuning import BestCheckpoint, StepClock, Steps, Tuned, gradient_checkpointing, held_bytes, learning_rate_factor
 
 Reward = Callable[[Sequence[int], Sequence[str]], list[float]]
 """The task's primary metric, 0 to 1, of texts as answers to the training examples at these indices."""
@@ -36,31 +37,46 @@ SAMPLING_BATCH = 64
 """Prompts that are sampled for at a time. Fixed, since what is drawn depends on it."""
 
 
-def tune_by_preference(
+def preference_rows(
     model: LanguageModel, choice: TuningChoice, asked: Sequence[Sequence[Message]], targets: Sequence[str], reward: Reward,
-    max_new_tokens: int, evaluate: Callable[[], float], seed: int, on_step: Callable[[int, int], None] | None = None,
-) -> Tuned:  # fmt: skip
-    """Train the wrapped `model` by `choice.objective` and keep the best checkpoint, as `bench.strategy.tuning.tune` does.
+    max_new_tokens: int, seed: int,
+) -> tuple[list[dict[str, Any]], float]:  # fmt: skip
+    """What `tune_by_preference` trains on, and the operations that making it took.
 
-    ``dpo`` (Rafailov et al. 2023, arXiv 2305.18290): `targets` are preferred to wrong answers of the model's own. ``grpo`` (Shao
-    et al. 2024, arXiv 2402.03300) and ``rloo`` (Ahmadian et al. 2024, arXiv 2402.14740): `choice.samples` answers to each prompt,
-    sampled at temperature 1, are compared by `reward`. A batch holds `choice.batch_size` pairs or prompts. The reference is the
-    model as it is at the start. Dropout is off, as trl has it. Raises `BenchError` for an example that exceeds the window,
-    nothing to train on, a method that trl cannot train, or a gradient that is not finite.
+    ``dpo``: pairs of `targets` and wrong answers of the model's own (`preference_pairs`). Else prompts, whose answers are sampled in
+    training. Raises `BenchError` for an example that exceeds the window or nothing to train on.
     """
-    trl = _trl()
+    _trl()  # before the model is asked anything
     if not asked:
         raise BenchError("tuning: found no training example; expected at least one")
-    shape, dpo = shape_of(model.network), choice.objective == "dpo"
+    if choice.objective == "dpo":
+        return preference_pairs(model, asked, targets, reward, max_new_tokens, seed)
+    prompts = [model.prompt_ids(messages) for messages in asked]
+    _check_window(model, max(map(len, prompts)) + max_new_tokens)
+    return [{"prompt": ids, "index": i} for i, ids in enumerate(prompts)], 0.0
+
+
+def tune_by_preference(
+    model: LanguageModel, choice: TuningChoice, rows: Sequence[dict[str, Any]], reward: Reward, max_new_tokens: int,
+    evaluate: Callable[[], float], seed: int, on_step: Callable[[int, int], None] | None = None,
+) -> Tuned:  # fmt: skip
+    """Train the wrapped `model` on `rows` (of `preference_rows`) by `choice.objective` and keep the best checkpoint, as
+    `bench.strategy.tuning.tune` does.
+
+    ``dpo`` (Rafailov et al. 2023, arXiv 2305.18290): right answers are preferred to wrong ones of the model's own. ``grpo`` (Shao
+    et al. 2024, arXiv 2402.03300) and ``rloo`` (Ahmadian et al. 2024, arXiv 2402.14740): `choice.samples` answers to each prompt,
+    sampled at temperature 1, are compared by `reward`. A batch holds `choice.batch_size` pairs or prompts. The reference is the
+    model as it is at the start. Dropout is off, as trl has it. Raises `BenchError` for a method that trl cannot train, or a
+    gradient that is not finite.
+    """
+    trl = _trl()
+    shape, dpo, flops = shape_of(model.network), choice.objective == "dpo", 0.0
     specific: dict[str, Any] = {}
     if dpo:
-        rows, flops = preference_pairs(model, asked, targets, reward, max_new_tokens, seed)
         settings: dict[str, Any] = {"max_length": None, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, ANSWER_WEIGHT]}
         if not hasattr(model.network, "peft_config"):
             specific["ref_model"] = deepcopy(model.network).requires_grad_(False)
     else:
-        rows, flops = [{"prompt": model.prompt_ids(messages), "index": i} for i, messages in enumerate(asked)], 0.0
-        _check_window(model, max(len(row["prompt"]) for row in rows) + max_new_tokens)
         ends = _answer_ends(model)
         settings = {"num_generations": choice.samples, "max_completion_length": max_new_tokens, "temperature": 1.0}
         settings |= {"generation_kwargs": {"eos_token_id": ends}}
@@ -82,7 +98,7 @@ def tune_by_preference(
     moving = [p for p in model.network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(moving, lr=choice.learning_rate, weight_decay=choice.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(choice, step, total))
-    watch = _Watch(model, choice, BestCheckpoint(model, evaluate, choice.patience), per_epoch, on_step)
+    watch = _Watch(model, choice, BestCheckpoint(model, evaluate, choice.patience), per_epoch, on_step, SavedForBackward(model.network))
     with tempfile.TemporaryDirectory() as folder, _borrowed(model), gradient_checkpointing(model, choice.gradient_checkpointing):
         settings |= _settings(model, choice, size, total) | {"output_dir": folder, "seed": seed}
         trainer = _trainer(trl, model, choice, settings, rows, watch, optimizers=(optimizer, schedule), **specific)
@@ -91,10 +107,13 @@ def tune_by_preference(
         for parameter in moving:
             parameter.data = parameter.data.float()  # after trl, which turns adapters over a 4-bit base to 16 bits
         trainer.train()
+        # While the reference is there: an adapter's copy within the network, or a network of its own.
+        weights = sum(weights_bytes(network) for network in (model.network, trainer.ref_model) if network is not None)
+        held = held_bytes(model, optimizer, watch.saved) | {"weights": weights, "gradients": watch.gradients}
     if dpo:
         steps = [_step_flops(shape, len(row["prompt_ids"]), len(row[key]), 1) for row in rows for key in ("chosen_ids", "rejected_ids")]
-        flops += sum(steps) * watch.steps / per_epoch
-    return watch.checkpoint.restored(flops)
+        flops += sum(steps) * watch.steps.n_steps / per_epoch
+    return watch.checkpoint.restored(flops, watch.steps, held)
 
 
 def _step_flops(shape: ModelShape, prompt: int, answer: int, passes: int) -> int:
@@ -174,7 +193,13 @@ def _sampled(model: LanguageModel, prompts: Sequence[list[int]], max_new_tokens:
 
 
 class _TokensAsGiven:
-    """Mixed into trl's trainers: they tokenise nothing themselves, and report their use to nobody."""
+    """Mixed into trl's trainers: they tokenise nothing themselves, are watched, and report their use to nobody."""
+
+    watch: _Watch
+
+    def compute_loss(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+        with self.watch.forward(inputs):
+            return super().compute_loss(model, inputs, *rest, **more)  # type: ignore[misc]
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset
@@ -188,27 +213,45 @@ class _TokensAsGiven:
 
 @dataclass
 class _Watch(TrainerCallback):
-    """Evaluates when it is due, stops where nothing better comes, and refuses a gradient that is not finite."""
+    """Evaluates when it is due, stops where nothing better comes, refuses a gradient that is not finite, and counts the steps."""
 
     model: LanguageModel
     choice: TuningChoice
     checkpoint: BestCheckpoint
     per_epoch: int
     on_step: Callable[[int, int], None] | None
-    steps: int = 0
+    saved: SavedForBackward
+    gradients: int = 0
+    """Bytes of them."""
+    steps: Steps = field(default_factory=Steps)
+
+    def __post_init__(self) -> None:
+        self.clock = StepClock(self.steps)
+
+    def forward(self, inputs: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
+        """The context of a forward pass over what trl has made of a batch, or of a part of it."""
+        if "input_ids" in inputs:
+            real, (rows, width) = inputs["attention_mask"].sum(), inputs["input_ids"].shape
+        else:
+            real = inputs["prompt_mask"].sum() + inputs["completion_mask"].sum()
+            rows, width = len(inputs["prompt_ids"]), inputs["prompt_ids"].shape[1] + inputs["completion_ids"].shape[1]
+        heaviest = self.steps.add(rows, width, int(real), int(inputs["completion_mask"].sum()))
+        return self.saved.counting() if heaviest else nullcontext()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not all(p.grad.isfinite().all() for p in self.model.network.parameters() if p.grad is not None):
             step, rate = state.global_step + 1, self.choice.learning_rate
             raise BenchError(f"training diverged at step {step} (learning rate {rate}): the gradient is not finite")
+        self.gradients = gradients_bytes(self.model.network)
+        self.clock.tick()  # looking at the gradients has waited for the device
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.steps = state.global_step
+        step, n = state.global_step, self.choice.evaluations
         if self.on_step:
-            self.on_step(self.steps, state.max_steps)
-        n = self.choice.evaluations
-        if self.steps in {round(state.max_steps * (i + 1) / n) for i in range(n)}:
-            control.should_training_stop |= self.checkpoint.check(self.steps / self.per_epoch)
+            self.on_step(step, state.max_steps)
+        if step in {round(state.max_steps * (i + 1) / n) for i in range(n)}:
+            with self.clock.paused():
+                control.should_training_stop |= self.checkpoint.check(step / self.per_epoch)
             self.model.network.train()
 
 
@@ -237,7 +280,7 @@ def _trainer(trl: Any, model: LanguageModel, choice: TuningChoice, settings: dic
     from datasets import Dataset  # type: ignore[import-untyped]
 
     name = choice.objective.upper()
-    kind = type(f"{name}ByTokens", (_TokensAsGiven, getattr(trl, f"{name}Trainer")), {})
+    kind = type(f"{name}ByTokens", (_TokensAsGiven, getattr(trl, f"{name}Trainer")), {"watch": watch})
     rest |= {"train_dataset": Dataset.from_list(rows), "processing_class": deepcopy(model.tokenizer), "callbacks": [watch]}
     try:
         trainer = kind(model=model.network, args=getattr(trl, f"{name}Config")(**settings), **rest)

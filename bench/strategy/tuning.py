@@ -5,21 +5,102 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from statistics import median
 
 import torch
 
 from bench.cost.flops import shape_of, training_flops
+from bench.cost.memory import SavedForBackward, gradients_bytes, optimizer_bytes, weights_bytes
+from bench.cost.meter import Part
 from bench.errors import BenchError
 from bench.model.language_model import LanguageModel
+from bench.result.schema import Training
 from bench.strategy.adapters import after_step, restore
 from bench.strategy.spec import TuningChoice
 
 Pair = tuple[list[int], int]
 """Token ids and how many of them are prompt; a classifier's completion is the index of its label."""
+
+WINDOW = 10
+"""Steps that a rate is taken over; so many at the beginning of a training are left out of all rates."""
+
+
+@dataclass
+class Steps:
+    """The steps of a training, or of several."""
+
+    n_steps: int = 0
+    n_tokens: int = 0
+    n_padded_tokens: int = 0
+    n_target_tokens: int = 0
+    longest_batch: tuple[int, int] = (0, 0)
+    rates: list[float] = field(default_factory=list)
+    """Tokens (without padding) per second, one for each window of steps."""
+
+    def add(self, rows: int, width: int, tokens: int, targets: int) -> bool:
+        """Count a batch of `rows` rows of `width` tokens; whether none before it had as many tokens, padding included."""
+        self.n_tokens += tokens
+        self.n_padded_tokens += rows * width
+        self.n_target_tokens += targets
+        if rows * width <= math.prod(self.longest_batch):
+            return False
+        self.longest_batch = (rows, width)
+        return True
+
+    def __add__(self, other: Steps) -> Steps:
+        return Steps(
+            self.n_steps + other.n_steps,
+            self.n_tokens + other.n_tokens,
+            self.n_padded_tokens + other.n_padded_tokens,
+            self.n_target_tokens + other.n_target_tokens,
+            max(self.longest_batch, other.longest_batch, key=math.prod),
+            self.rates + other.rates,
+        )
+
+    @property
+    def reading(self) -> Training | None:
+        """As records have it; None where no step was taken."""
+        if not self.n_steps:
+            return None
+        return Training(
+            n_steps=self.n_steps,
+            n_tokens=self.n_tokens,
+            n_padded_tokens=self.n_padded_tokens,
+            n_target_tokens=self.n_target_tokens,
+            longest_batch=self.longest_batch,
+            tokens_per_second=median(self.rates) if self.rates else None,
+        )
+
+
+class StepClock:
+    """Times the steps of one training by windows, and keeps the rates in `steps`."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps, self._from_tokens, self._began = steps, 0, 0.0
+
+    def tick(self) -> None:
+        """A step's gradients are there, and the device has just been waited for."""
+        steps, now = self._steps, time.perf_counter()
+        steps.n_steps += 1
+        if steps.n_steps % WINDOW:
+            return
+        if steps.n_steps > WINDOW:
+            steps.rates.append((steps.n_tokens - self._from_tokens) / (now - self._began))
+        self._began, self._from_tokens = now, steps.n_tokens
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The body is no part of a step."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._began += time.perf_counter() - began
 
 
 @dataclass(frozen=True)
@@ -32,6 +113,9 @@ class Tuned:
     flops: float
     weights: dict[str, torch.Tensor]
     """The trained tensors of the checkpoint that was kept, on the CPU."""
+    steps: Steps = field(default_factory=Steps)
+    held: Mapping[Part, int] = field(default_factory=dict)
+    """Bytes of what training held in memory."""
 
 
 class BestCheckpoint:
@@ -58,12 +142,23 @@ class BestCheckpoint:
             self._waited += 1
         return self._waited >= self._patience or self.best.validation_score >= 1.0
 
-    def restored(self, flops: float) -> Tuned:
-        """The best checkpoint, put back into the model."""
+    def restored(self, flops: float, steps: Steps, held: Mapping[Part, int]) -> Tuned:
+        """The best checkpoint, put back into the model, with what the whole training took."""
         assert self.best is not None
         self._model.network.eval()
         restore(self._model, self.best.weights)
-        return Tuned(self.best.validation_score, self.best.epochs, flops, self.best.weights)
+        return replace(self.best, flops=flops, steps=steps, held=held)
+
+
+def held_bytes(model: LanguageModel, optimizer: torch.optim.Optimizer, saved: SavedForBackward) -> dict[Part, int]:
+    """What training holds in memory, by part; call this after its last step, while the gradients are there."""
+    network = model.network
+    return {
+        "weights": weights_bytes(network),
+        "gradients": gradients_bytes(network),
+        "optimizer": optimizer_bytes(optimizer),
+        "activations": saved.bytes,
+    }
 
 
 def length_grouped(lengths: Sequence[int], size: int, rng: random.Random) -> list[list[int]]:
@@ -129,34 +224,63 @@ def tune(
     lengths = [len(ids) for ids, _ in pairs]
     batches = itertools.chain.from_iterable(length_grouped(lengths, choice.batch_size, rng) for _ in range(choice.epochs))
     flops = 0.0
+    steps, saved = Steps(), SavedForBackward(network)
+    clock = StepClock(steps)
+
+    def watched(part: Sequence[Pair]) -> AbstractContextManager[None]:
+        # Only a pass that is heavier than all before it is looked into: a few in a whole training.
+        return saved.counting() if _count(model, part, steps) else nullcontext()
+
     with gradient_checkpointing(model, choice.gradient_checkpointing):
         for step, batch in enumerate(batches):
             for group in optimizer.param_groups:
                 group["lr"] = choice.learning_rate * learning_rate_factor(choice, step, total)
             network.train()
             optimizer.zero_grad(set_to_none=True)
-            _backward(model, [pairs[i] for i in batch], [weights[i] for i in batch] if weights else None, choice.accumulate)
+            rows = [pairs[i] for i in batch]
+            _backward(model, rows, [weights[i] for i in batch] if weights else None, choice.accumulate, watched)
             norm = torch.nn.utils.clip_grad_norm_(moving, choice.max_gradient_norm)
             if not math.isfinite(float(norm)):
                 raise BenchError(f"training diverged at step {step + 1} (learning rate {choice.learning_rate}): the gradient is not finite")
+            clock.tick()  # reading the norm has waited for the device
             optimizer.step()
             after_step(model, step, total)
-            flops += sum(training_flops(shape, len(ids), logits_tokens=len(ids) - n) for ids, n in (pairs[i] for i in batch))
+            flops += sum(training_flops(shape, len(ids), logits_tokens=len(ids) - n) for ids, n in rows)
             if on_step:
                 on_step(step + 1, total)
-            if step + 1 in due and checkpoint.check((step + 1) / per_epoch):
-                break
-    return checkpoint.restored(flops)
+            if step + 1 in due:
+                with clock.paused():
+                    stop = checkpoint.check((step + 1) / per_epoch)
+                if stop:
+                    break
+    return checkpoint.restored(flops, steps, held_bytes(model, optimizer, saved))
 
 
-def _backward(model: LanguageModel, batch: Sequence[Pair], weights: Sequence[float] | None, parts: int) -> None:
-    """Gradients of the batch's mean loss, computed in `parts` one after the other: the same but for rounding."""
+def _count(model: LanguageModel, part: Sequence[Pair], steps: Steps) -> bool:
+    tokens = [model.positions(pair) for pair in part]
+    width = max(tokens)
+    if model.network.config.is_encoder_decoder:
+        width = max(n for _, n in part) + max(len(ids) - n for ids, n in part)  # the two sides are padded apart
+    return steps.add(len(part), width, sum(tokens), sum(len(ids) - n for ids, n in part))
+
+
+def _backward(
+    model: LanguageModel,
+    batch: Sequence[Pair],
+    weights: Sequence[float] | None,
+    parts: int,
+    watched: Callable[[Sequence[Pair]], AbstractContextManager[None]] = lambda part: nullcontext(),
+) -> None:
+    """Gradients of the batch's mean loss, computed in `parts` one after the other: the same but for rounding.
+
+    `watched`: the context that the forward pass of a part runs in.
+    """
     each = weights or [1.0] * len(batch)
     mass = [w * (len(ids) - n) for (ids, n), w in zip(batch, each, strict=True)]
     size = math.ceil(len(batch) / parts)
     for i in range(0, len(batch), size):
         share = sum(mass[i : i + size]) / sum(mass)
-        with model.autocast():
+        with watched(batch[i : i + size]), model.autocast():
             loss = model.loss(batch[i : i + size], weights[i : i + size] if weights else None)
         (loss * share).backward()
 

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from bench.cost import meter as meters
-from bench.cost.meter import Meter, Rapl, peak_rss, reset_peak_rss
+from bench.cost.counters import Rapl, file_mappings, peak_rss, reset_peak_rss, resident_bytes
+from bench.cost.devices import find_device, load_devices
+from bench.cost.meter import Meter, all_together
 from bench.result.schema import Phase
 
 MIB = 2**20
@@ -66,6 +68,52 @@ def test_a_phase_entered_again_adds_up():
     assert readings["answer"].flops == 152
     assert readings["answer"].wall_seconds >= 0.1
     assert readings["score"].flops == 0
+
+
+def test_a_phase_that_interrupts_another_has_its_own_seconds_and_flops():
+    meter = Meter()
+    with meter.phase("tune"):
+        spin(0.1)
+        meter.add_flops(1)
+        for _ in range(2):
+            with meter.inside("validate"):
+                spin(0.15)
+                meter.add_flops(100)
+                meter.add_seconds(50.0, 50.0)
+                with meter.inside("prepare"):
+                    meter.add_flops(1000)
+                meter.add_flops(7)
+        spin(0.1)
+        meter.add_flops(2)
+    readings = meter.readings()
+    assert readings["tune"].cpu_seconds == pytest.approx(0.2, abs=0.05)
+    assert readings["validate"].cpu_seconds == pytest.approx(100.3, abs=0.05)
+    assert {name: phase.flops for name, phase in readings.items()} == {"tune": 3, "validate": 214, "prepare": 2000}
+
+
+@needs_reset
+def test_the_peak_of_an_interruption_is_not_that_of_the_phase_around_it():
+    meter = Meter()
+    with meter.phase("tune"):
+        with meter.inside("validate"):
+            block = bytearray(200 * MIB)
+            del block
+        small = bytearray(20 * MIB)
+    del small
+    tune, validate = meter.readings()["tune"].peak_rss_bytes, meter.readings()["validate"].peak_rss_bytes
+    assert 150 * MIB < validate - tune < 210 * MIB
+
+
+def test_an_interruption_that_raises_leaves_the_phase_around_it_open():
+    meter = Meter()
+    with meter.phase("tune"):
+        with pytest.raises(MemoryError), meter.inside("validate"):  # noqa: PT012
+            meter.add_flops(5)
+            raise MemoryError
+        meter.add_flops(1)
+    with meter.phase("answer"):
+        pass
+    assert {name: phase.flops for name, phase in meter.readings().items()} == {"tune": 1, "validate": 5, "answer": 0}
 
 
 def test_seconds_are_charged_to_the_open_phase_or_the_one_named():
@@ -154,9 +202,19 @@ def test_memory_is_none_where_the_peak_cannot_be_reset(monkeypatch, tmp_path):
     assert meter.readings()["load"].peak_rss_bytes is None
 
 
+def test_the_mappings_of_files_are_told_from_ordinary_memory(tmp_path):
+    lines = ["7f00-7f80 r--p 00000000 fe:01 1234                       /usr/lib/libc.so.6", "7f80-7fa0 rw-p 00000000 00:00 0 ",
+             "8000-9000 r-xp 00001000 fe:01 77  /a b (deleted)", "a000-b000 rw-p 00000000 00:00 0  [heap]"]  # fmt: skip
+    (tmp_path / "maps").write_text("\n".join(lines) + "\n")
+    assert file_mappings(tmp_path) == [(0x7F00, 0x7F80), (0x8000, 0x9000)]
+    assert file_mappings(tmp_path / "absent") == []
+
+
 def test_peak_memory_is_read_in_bytes(tmp_path):
     (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  1696 kB\nVmRSS:\t  1000 kB\n")
     assert peak_rss(tmp_path) == 1696 * 1024
+    assert resident_bytes(tmp_path) == 1000 * 1024
+    assert resident_bytes(tmp_path / "absent") is None
 
 
 def test_a_phase_that_raises_is_recorded_and_the_next_one_can_start():
@@ -174,8 +232,14 @@ def test_a_phase_that_raises_is_recorded_and_the_next_one_can_start():
 
 def test_misuse():
     meter = Meter()
-    with pytest.raises(ValueError, match="unknown phase 'training'; expected one of load, tune"), meter.phase("training"):
+    with pytest.raises(ValueError, match="unknown phase 'training'; expected one of load, prepare"), meter.phase("training"):
         pass
+    with pytest.raises(ValueError, match="unknown phase 'training'"), meter.phase("answer"), meter.inside("training"):
+        pass
+    with pytest.raises(RuntimeError, match="'validate' needs an open phase"), meter.inside("validate"):
+        pass
+    with pytest.raises(RuntimeError, match="hold outside"):
+        meter.hold({"weights": 1})
     with pytest.raises(RuntimeError, match="'score' entered inside phase 'answer'"), meter.phase("answer"), meter.phase("score"):
         pass
     with pytest.raises(RuntimeError, match="outside of a phase"):
@@ -234,6 +298,122 @@ def test_rapl_is_none_where_it_cannot_be_read(tmp_path):
     assert rapl.stop() is None
 
 
+# ---------------------------------------------------------------------------------------------------- energy
+
+
+def without_counters(monkeypatch, tmp_path):
+    monkeypatch.setattr(meters, "Rapl", lambda: Rapl(tmp_path))
+
+
+def test_energy_is_estimated_by_cpu_seconds_where_no_counter_can_be_read(monkeypatch, tmp_path):
+    without_counters(monkeypatch, tmp_path)
+    meter = Meter()
+    for _ in range(2):
+        with meter.phase("tune"):
+            spin(0.05)
+            meter.add_seconds(1000.0, 1000.0)  # an estimate follows what is charged
+    tune = meter.readings()["tune"]
+    assert tune.energy_source == "estimated"
+    assert tune.cpu_seconds > 2000
+    assert tune.energy_joules == pytest.approx(load_devices().cpu_core_watts * tune.cpu_seconds)
+
+
+def test_energy_of_processors_is_read_where_it_can_be(monkeypatch, tmp_path):
+    rapl_tree(tmp_path, intel_rapl_0=("package-0", 10))
+    without_counters(monkeypatch, tmp_path)
+    meter = Meter()
+    with meter.phase("tune"):
+        meter.add_seconds(1000.0, 1000.0)  # whose joules nobody has counted
+        rapl_tree(tmp_path, intel_rapl_0=("package-0", 3_000_010))
+        with meter.inside("validate"):
+            rapl_tree(tmp_path, intel_rapl_0=("package-0", 7_000_010))
+        rapl_tree(tmp_path, intel_rapl_0=("package-0", 8_000_010))
+    joules = {name: (phase.energy_joules, phase.energy_source) for name, phase in meter.readings().items()}
+    assert joules == {"tune": (4.0, "rapl"), "validate": (4.0, "rapl")}
+
+
+def part(joules, source, **more):
+    return {"tune": Phase(wall_seconds=2.0, cpu_seconds=1.0, flops=3.0, energy_joules=joules, energy_source=source, **more)}
+
+
+def test_phases_of_two_processes_add_up():
+    both = all_together(part(5.0, "rapl", peak_rss_bytes=7), part(2.0, "rapl", peak_rss_bytes=9) | {"answer": part(1.0, "rapl")["tune"]})
+    assert list(both) == ["tune", "answer"]
+    assert both["tune"] == Phase(wall_seconds=4.0, cpu_seconds=2.0, flops=6.0, peak_rss_bytes=9, energy_joules=7.0, energy_source="rapl")
+    assert both["answer"].energy_joules == 1.0
+
+
+def test_joules_are_estimated_if_any_of_them_are():
+    mixed = all_together(part(5.0, "nvml"), part(2.0, "estimated"))["tune"]
+    assert (mixed.energy_joules, mixed.energy_source) == (7.0, "estimated")
+    lacking = all_together(part(5.0, "nvml"), part(None, None))["tune"]
+    assert (lacking.energy_joules, lacking.energy_source) == (None, None)
+
+
+# ---------------------------------------------------------------------------------------------------- memory by part
+
+
+@needs_reset
+def test_memory_is_told_by_part_and_the_rest_is_workspace():
+    meter = Meter()
+    with meter.phase("load"):
+        meter.before_model()
+        weights = bytearray(64 * MIB)
+    meter.before_model()  # another trial's: the first counts
+    for gradients in (3 * MIB, 5 * MIB, 4 * MIB):
+        with meter.phase("tune"):
+            block = bytearray(32 * MIB)
+            meter.hold({"weights": 64 * MIB, "gradients": gradients})
+            with meter.inside("validate"):
+                meter.hold({"weights": 64 * MIB, "cache": MIB})
+            del block
+    with meter.phase("score"):
+        meter.hold({})
+    tune = meter.memory("tune")
+    assert (tune.kind, tune.weights_bytes, tune.gradients_bytes, tune.cache_bytes) == ("rss", 64 * MIB, 5 * MIB, 0)
+    assert tune.peak_bytes == meter.readings()["tune"].peak_rss_bytes
+    assert tune.peak_bytes == tune.baseline_bytes + tune.weights_bytes + tune.gradients_bytes + tune.workspace_bytes
+    assert 32 * MIB - 5 * MIB - 4 * MIB < tune.workspace_bytes < 32 * MIB + 4 * MIB
+    assert meter.memory("validate").cache_bytes == MIB
+    assert meter.memory("score") is None, "nothing was held"
+    assert meter.memory("answer") is None, "never entered"
+    del weights
+
+
+def test_what_is_left_of_a_peak_may_be_negative():
+    meter = Meter()
+    meter.before_model()
+    with meter.phase("tune"):
+        meter.hold({"weights": 1, "optimizer": 10**15})
+    memory = meter.memory("tune")
+    if reset_peak_rss():
+        assert memory.workspace_bytes < 0
+    else:
+        assert memory is None
+
+
+def test_weights_that_a_fork_has_from_its_start_are_no_part_of_the_baseline(monkeypatch):
+    monkeypatch.setattr(meters, "resident_bytes", lambda: 1000)
+    monkeypatch.setattr(meters, "peak_rss", lambda: 1500)
+    monkeypatch.setattr(meters, "reset_peak_rss", lambda: True)
+    meter = Meter()
+    meter.before_model(300)
+    with meter.phase("answer"):
+        meter.hold({"weights": 300, "cache": 50})
+    answer = meter.memory("answer")
+    assert (answer.baseline_bytes, answer.workspace_bytes) == (700, 450)
+
+
+def test_without_a_baseline_memory_is_not_told_apart():
+    meter = Meter()
+    with meter.phase("answer"):
+        meter.hold({"weights": 300})
+    assert meter.memory("answer") is None
+
+
+# ---------------------------------------------------------------------------------------------------- GPU
+
+
 class FakeEvent:
     def __init__(self, log, clock):
         self.log, self.clock = log, clock
@@ -250,9 +430,10 @@ class FakeEvent:
 def fake_gpu(monkeypatch):
     """The calls that the meter makes of CUDA and NVML, in order, on a machine that has neither."""
     log, clock, joules = [], [0.0], [1000.0]
+    found = types.SimpleNamespace(name="Unknown 9000")
     fakes = {
         "current_device": lambda: 0,
-        "get_device_properties": lambda device: types.SimpleNamespace(uuid="abc"),
+        "get_device_properties": lambda device: types.SimpleNamespace(uuid="abc", name=found.name),
         "synchronize": lambda device: log.append("synchronize"),
         "reset_peak_memory_stats": lambda device: log.append("reset"),
         "max_memory_allocated": lambda device: 100,
@@ -273,7 +454,7 @@ def fake_gpu(monkeypatch):
         types.SimpleNamespace(pid=os.getpid(), usedGpuMemory=520),
     ]
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    return types.SimpleNamespace(log=log, clock=clock, joules=joules, nvml=nvml)
+    return types.SimpleNamespace(log=log, clock=clock, joules=joules, nvml=nvml, device=found)
 
 
 def test_gpu_clocks_are_read_after_the_device_has_finished(fake_gpu):
@@ -285,7 +466,7 @@ def test_gpu_clocks_are_read_after_the_device_has_finished(fake_gpu):
     assert fake_gpu.log == ["GPU-abc", "synchronize", "reset", "event", "body", "synchronize", "event", "synchronize"]
     answer = meter.readings()["answer"]
     assert answer.device_seconds == 0.25
-    assert answer.energy_joules == 3.0
+    assert (answer.energy_joules, answer.energy_source) == (3.0, "nvml")
     assert (answer.peak_gpu_allocated_bytes, answer.peak_gpu_reserved_bytes) == (100, 160)
     assert answer.peak_gpu_process_bytes == 520 + 40  # what the allocator has given back since its peak
 
@@ -298,7 +479,38 @@ def test_gpu_without_nvml_still_has_its_memory(fake_gpu, monkeypatch):
     answer = meter.readings()["answer"]
     assert answer.peak_gpu_allocated_bytes == 100
     assert answer.peak_gpu_process_bytes is None
-    assert answer.energy_joules is None
+    assert (answer.energy_joules, answer.energy_source) == (None, None), "and its power is not known"
+
+
+def test_energy_of_a_known_gpu_without_nvml_is_its_most_power_times_its_seconds(fake_gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    fake_gpu.device.name = "NVIDIA L40S"
+    meter = Meter("cuda")
+    with meter.phase("answer"):
+        fake_gpu.clock[0] += 2000  # milliseconds
+    answer = meter.readings()["answer"]
+    assert (answer.energy_joules, answer.energy_source) == (2.0 * find_device("L40S").watts, "estimated")
+
+
+def test_memory_of_a_gpu_is_that_of_its_tensors(fake_gpu):
+    meter = Meter("cuda")
+    with meter.phase("answer"):
+        meter.hold({"weights": 60, "cache": 30})
+    answer = meter.memory("answer")
+    assert (answer.kind, answer.peak_bytes, answer.baseline_bytes, answer.workspace_bytes) == ("gpu", 100, 0, 10)
+
+
+def test_a_kernel_error_in_an_interruption_is_recorded_in_both(fake_gpu, monkeypatch):
+    meter = Meter("cuda")
+
+    def broken(device):
+        raise RuntimeError("device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="device-side assert"), meter.phase("tune"), meter.inside("validate"):
+        monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    assert set(meter.readings()) == {"tune", "validate"}
+    with pytest.raises(RuntimeError, match="device-side assert"), meter.phase("answer"):
+        pass
 
 
 def test_a_kernel_error_surfaces_in_its_phase_and_is_recorded(fake_gpu, monkeypatch):

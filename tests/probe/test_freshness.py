@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from bench.probe.base import Context, make
 from bench.probe.freshness import Freshness
 from bench.probe.shared import update as update_of_world
 from bench.probe.shared.update import Update, pages_of
-from bench.result.schema import ProbeResult
+from bench.result.schema import Phase, ProbeResult
 from bench.strategy.tuning import Pair, Tuned
 from bench.task.schema import Task
 
@@ -317,3 +318,17 @@ def test_settings_out_of_range_are_refused() -> None:
 def test_details_are_json(context_of: ContextOf, probed: Probed, tmp_path: Path) -> None:
     result = probed(context_of(ORACLE, limit=60), "freshness")
     assert ProbeResult.model_validate(json.loads(result.model_dump_json())) == result
+
+
+@pytest.mark.parametrize(("source", "joules"), [("rapl", 9.0), ("estimated", None), (None, None)])
+def test_joules_are_those_of_a_counter(source: Any, joules: float | None) -> None:
+    def phase(value: float, of: Any) -> Phase:
+        return Phase(wall_seconds=1, cpu_seconds=1, flops=1, energy_joules=value if of else None, energy_source=of)
+
+    phases = {"load": phase(100.0, source), "index": phase(2.0, "rapl"), "tune": phase(7.0, source)}
+    costs, flops = freshness._costs(SimpleNamespace(readings=lambda: phases))  # type: ignore[arg-type]
+    assert flops == 2
+    assert costs["update_seconds"].value.value == 2
+    assert ("update_joules" in costs) == (joules is not None)
+    if joules:
+        assert costs["update_joules"].value.value == joules

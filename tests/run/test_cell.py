@@ -1,15 +1,19 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from bench.metric.score import UNDEFINED, corpus_value, names_for
 from bench.model.language_model import Generation
 from bench.model.source import locate
-from bench.result.schema import Item, Tokens
+from bench.result.schema import SETUP, Item, Tokens
+from bench.result.store import RunFolder
+from bench.run import search as search_module
 from bench.run.ask import Answered, Request, to_answers
-from bench.run.cell import _items, measure
+from bench.run.cell import _items, measure, run_cell
 from bench.strategy.prompt import Parsed, Prompt, build_messages
 from bench.strategy.retrieval import Found
 from bench.suite import Suite, expand
@@ -131,3 +135,45 @@ def test_a_metric_that_no_item_defines_is_absent(make_task: Callable[..., Path])
     cell = expand(Suite(tasks=[str(make_task(metrics=["accuracy"]))], strategies=["zero-shot"]), locate("embedded"))[0]
     assert set(measure(cell, [item(0, "zek", "zek", accuracy=1.0)])) == {"accuracy"}
     assert measure(cell, []) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tuning: {method: lora, epochs: 1, evaluations: 1}\nsearch: {tuning.learning_rate: [1.0e-3, 2.0e-3, 3.0e-3]}\n",
+        "prompt: {shots: 1}\nsearch: {prompt.shots: [1, 2, 3]}\n",
+    ],
+)
+def test_the_record_of_a_search_that_was_stopped_has_the_cost_of_both_processes_by_phase(
+    text: str, make_task: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    (tmp_path / "mine.yaml").write_text(text)
+    cell = expand(Suite(tasks=[str(make_task())], strategies=[str(tmp_path / "mine.yaml")], seeds=[0]), locate("embedded"))[0]
+    add, calls = search_module.Progress.add, 0
+
+    def killed_after_the_last(*arguments: Any) -> None:
+        nonlocal calls
+        add(*arguments)
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(search_module.Progress, "add", killed_after_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell, RunFolder(tmp_path / "run").create(), tmp_path / "stores", lambda text: None)
+    record = run_cell(cell, RunFolder(tmp_path / "run").create(), tmp_path / "stores", lambda text: None)
+    trained = "tuning" in text
+    assert calls == len(record.trials) == 3
+    assert {"prepare", "tune"} <= record.phases.keys() if trained else "tune" not in record.phases
+    # What follows on the trials, such as putting the best weights back, is no operation of a model.
+    assert sum(record.phases[n].flops for n in SETUP if n in record.phases) == sum(t.flops for t in record.trials)
+    assert sum(record.phases[n].wall_seconds for n in SETUP if n in record.phases) > sum(t.wall_seconds for t in record.trials)
+    assert 0 < record.phases["validate"].wall_seconds < sum(t.wall_seconds for t in record.trials) + 1e-6
+    if not trained:
+        assert record.training is None
+        return
+    assert record.training
+    assert record.training.n_steps == 3 * 2
+    assert record.phases["tune"].flops > 3 * record.phases["validate"].flops
+    assert "tune" not in record.memory, "this process has taken no step"

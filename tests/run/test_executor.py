@@ -71,7 +71,23 @@ def test_a_run_from_cells_to_records(make_task: Callable[..., Path], fast: list[
     assert lora.params
     assert 0 < lora.params.trainable < lora.params.total
     assert lora.artifact_bytes
-    assert {"load", "tune", "answer", "score"} <= set(lora.phases)
+    assert {"load", "prepare", "tune", "validate", "answer", "score"} <= set(lora.phases)
+    assert lora.training
+    assert lora.training.n_steps == 2 * 2  # two trials of an epoch, which has two batches
+    assert lora.training.tokens_per_second is None
+    if lora.phases["tune"].peak_rss_bytes:
+        tune, answer = lora.memory["tune"], lora.memory["answer"]
+        assert tune.gradients_bytes == 4 * lora.params.trainable
+        assert tune.optimizer_bytes > 8 * lora.params.trainable
+        assert tune.weights_bytes == answer.weights_bytes >= 4 * lora.params.total
+        assert tune.activations_bytes > 0
+        assert answer.cache_bytes > 0
+        assert (tune.cache_bytes, answer.activations_bytes) == (0, 0)
+        for name, memory in lora.memory.items():
+            assert memory.peak_bytes == lora.phases[name].peak_rss_bytes
+            assert 0 < memory.baseline_bytes < memory.peak_bytes
+        assert set(records["few-shot", 0].memory) == {"answer"}
+    assert records["few-shot", 0].training is None
     assert lora.phases["tune"].flops > lora.phases["answer"].flops > 0
     # the second seed uses the first one's choice and does not search again
     assert records["lora-fast", 1].trials == []
@@ -82,6 +98,7 @@ def test_a_run_from_cells_to_records(make_task: Callable[..., Path], fast: list[
     assert majority.params is None
     assert majority.metrics["accuracy"].value == 0.5
     assert "load" not in majority.phases
+    assert (majority.memory, majority.training) == ({}, None)
     assert any(p.startswith("trial 2/2, tune") for p in log.phases)
 
 

@@ -1,10 +1,13 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from bench.cost.meter import Meter
+from bench.model import decoding
+from bench.model.decoding import SharedPrefix
 from bench.model.source import locate
 from bench.run.ask import Asker
 from bench.run.fit import Fitted, fit
@@ -103,3 +106,65 @@ def test_a_request_whose_passages_are_too_unlike_it_is_not_put_to_the_model(make
     assert all(requests[i].found.score < 0.9 for i in unasked)  # type: ignore[union-attr,operator]
     again = [a.index for batch in fitted.answer(requests, done=set(range(12))) for a in batch]
     assert again == []
+
+
+# ---------------------------------------------------------------------------------------------------- phases and memory
+
+
+def lora(tmp_path: Path) -> Path:
+    strategy = tmp_path / "mine.yaml"
+    strategy.write_text("tuning: {method: lora, epochs: 2, evaluations: 2, learning_rate: 1.0e-6}\n")
+    return strategy
+
+
+def test_rows_steps_and_checks_are_phases_of_their_own(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    c, meter = cell_of(make_task(), lora(tmp_path)), Meter()
+    fitted = fit(c, c.strategy, tmp_path, meter, lambda text: None)
+    readings = meter.readings()
+    assert set(readings) == {"load", "index", "prepare", "tune", "validate"}
+    assert fitted.tuned
+    assert readings["tune"].flops == fitted.tuned.flops > 0
+    assert readings["prepare"].flops == 0
+    with meter.phase("answer"):
+        fitted.validation_score()
+    # Scored twice in training, with the answers of a model that has hardly moved.
+    assert readings["validate"].flops == pytest.approx(2 * meter.readings()["answer"].flops, rel=0.1)
+    assert min(readings[n].wall_seconds for n in ("prepare", "tune", "validate")) > 0
+
+
+def test_weights_that_are_put_back_take_no_step(make_task: Callable[..., Path], tmp_path: Path) -> None:
+    c = cell_of(make_task(), lora(tmp_path))
+    trained = fit(c, c.strategy, tmp_path, Meter(), lambda text: None)
+    assert trained.tuned
+    meter = Meter()
+    fit(c, c.strategy, tmp_path, meter, lambda text: None, trained.tuned.weights)
+    assert meter.readings()["tune"].flops == 0
+    assert "validate" not in meter.readings()
+    assert meter.memory("tune") is None
+
+
+def test_the_cache_of_a_batch_is_what_its_tensors_hold(
+    make_task: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches = []
+    cache = SharedPrefix.cache
+
+    def spy(self: SharedPrefix, rows: int, room: int) -> Any:
+        assert self.length > 0
+        caches.append(cache(self, rows, room))
+        return caches[-1]
+
+    monkeypatch.setattr(SharedPrefix, "cache", spy)
+    monkeypatch.setattr(decoding, "LEAVE_SHARE", 2.0)  # the tensors stay as they were made
+    strategy = tmp_path / "mine.yaml"
+    strategy.write_text("prompt: {shots: 1}\n")
+    c, meter = cell_of(make_task(), strategy), Meter()
+    fitted = fit(c, c.strategy, tmp_path, meter, lambda text: None)
+    with meter.phase("answer"):
+        assert len(list(fitted.answer(fitted.requests(c.task.test)))) == 1
+    answer = meter.memory("answer")
+    if answer is None:
+        pytest.skip("this system does not tell the peak of a phase")
+    assert answer.cache_bytes == sum(t.nbytes for layer in caches[0].layers for t in layer._all)
+    assert answer.weights_bytes == sum(t.nbytes for t in (*fitted.model.network.parameters(), *fitted.model.network.buffers()))
+    assert answer.baseline_bytes > 0

@@ -136,8 +136,22 @@ def test_a_search_that_was_stopped_goes_on_and_ends_as_it_would_have(
     with pytest.raises(KeyboardInterrupt):
         run(c, tmp_path)
     monkeypatch.setattr(module, "fit", fit)
-    fitted, progress = run(c, tmp_path)
-    assert len(progress.resumed) == 2
+    meter = Meter()
+    fitted, progress = run(c, tmp_path, meter)
+    # What the two trials of the killed process took, and what the third took in this one.
+    before, now = progress.spent_before, meter.readings()
+    assert set(before) == {"prepare", "tune", "validate"}
+    for cost in ("wall_seconds", "cpu_seconds", "flops"):
+        spent = [sum(getattr(phases[n], cost) for n in before) for phases in (before, now)]
+        told = [getattr(t, cost) for t in progress.trials]
+        assert spent[0] == pytest.approx(sum(told[:2]))
+        assert spent[1] >= told[2] - 1e-6
+    assert before["tune"].flops + now["tune"].flops == sum(t.flops for t in expected.trials) - sum(
+        phases["validate"].flops for phases in (before, now)
+    )
+    assert before["validate"].flops == pytest.approx(2 * now["validate"].flops, rel=0.2)
+    assert progress.steps.n_steps == expected.steps.n_steps == 3 * whole.tuned.steps.n_steps  # type: ignore[union-attr]
+    assert (progress.steps.n_tokens, progress.steps.longest_batch) == (expected.steps.n_tokens, expected.steps.longest_batch)
     assert [(t.settings, t.validation_score) for t in progress.trials] == [(t.settings, t.validation_score) for t in expected.trials]
     assert fitted.strategy == whole.strategy
     a, b = dict(fitted.model.network.named_parameters()), dict(whole.model.network.named_parameters())
@@ -151,7 +165,38 @@ def test_trials_of_another_search_are_not_taken_up(cell: Callable[[str], Cell], 
     (tmp_path / "search").mkdir()
     other = {"search_id": "another", "trials": [finished({"tuning.learning_rate": 1e-3}).model_dump(mode="json")]}
     (tmp_path / "search" / "trials.json").write_text(json.dumps(other))
-    assert run(c, tmp_path)[1].resumed == []
+    _, progress = run(c, tmp_path)
+    assert progress.spent_before == {}
+    assert len(progress.trials) == 3
+
+
+def test_trials_that_an_older_program_kept_are_made_anew(cell: Callable[[str], Cell], tmp_path: Path) -> None:
+    c = cell(SHORT)
+    (tmp_path / "search").mkdir()
+    old = {"search_id": c.search_id, "trials": [finished({"tuning.learning_rate": 1e-3}).model_dump(mode="json")]}
+    (tmp_path / "search" / "trials.json").write_text(json.dumps(old))
+    _, progress = run(c, tmp_path)
+    assert progress.spent_before == {}
+    assert all(t.flops > 0 for t in progress.trials)
+
+
+def test_a_strategy_that_trains_nothing_is_scored_and_not_tuned(cell: Callable[[str], Cell], tmp_path: Path) -> None:
+    meter = Meter()
+    _, progress = run(cell("prompt: {shots: 2}\nsearch: {prompt.shots: [1, 2]}\n"), tmp_path, meter)
+    readings = meter.readings()
+    assert "tune" not in readings
+    assert readings["validate"].flops == sum(t.flops for t in progress.trials) > 0
+    assert readings["validate"].wall_seconds == pytest.approx(sum(t.wall_seconds for t in progress.trials))
+    assert progress.steps.reading is None
+
+
+def test_the_search_of_a_strategy_that_trains_nothing_goes_on_after_its_last_trial(cell: Callable[[str], Cell], tmp_path: Path) -> None:
+    c = cell("prompt: {shots: 2}\nsearch: {prompt.shots: [1, 2]}\n")
+    _, first = run(c, tmp_path)
+    meter = Meter()
+    _, progress = run(c, tmp_path, meter)
+    assert "validate" not in meter.readings()
+    assert progress.spent_before["validate"].flops == sum(t.flops for t in first.trials)
 
 
 def test_a_diverging_trial_is_a_failed_trial(cell: Callable[[str], Cell], tmp_path: Path) -> None:

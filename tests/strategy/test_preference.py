@@ -13,7 +13,7 @@ from bench.model.language_model import LanguageModel
 from bench.model.source import locate
 from bench.strategy import preference
 from bench.strategy.adapters import artifact_bytes, parameter_counts, wrap
-from bench.strategy.preference import _answer_ends, preference_pairs, tune_by_preference
+from bench.strategy.preference import _answer_ends, preference_pairs, preference_rows, tune_by_preference
 from bench.strategy.spec import TuningChoice
 from bench.strategy.tuning import Tuned
 
@@ -41,11 +41,18 @@ def choice_of(**settings: Any) -> TuningChoice:
     return TuningChoice(**({"method": "lora", "objective": "dpo", "epochs": 2, "evaluations": 1, "learning_rate": 5e-3} | settings))
 
 
-def trained(
-    model: LanguageModel, choice: TuningChoice, evaluate: Callable[[], float] = lambda: 0.5, reward: Any = is_blue
-) -> Tuned:
+def tune(
+    model: LanguageModel, choice: TuningChoice, asked: Any, targets: Sequence[str], reward: Any, max_new_tokens: int,
+    evaluate: Callable[[], float], seed: int, on_step: Callable[[int, int], None] | None = None,
+) -> Tuned:  # fmt: skip
+    """Rows made and trained on."""
+    rows, _ = preference_rows(model, choice, asked, targets, reward, max_new_tokens, seed)
+    return tune_by_preference(model, choice, rows, reward, max_new_tokens, evaluate, seed, on_step)
+
+
+def trained(model: LanguageModel, choice: TuningChoice, evaluate: Callable[[], float] = lambda: 0.5, reward: Any = is_blue) -> Tuned:
     wrap(model, choice, 0)
-    return tune_by_preference(model, choice, ASKED, BLUE, reward, 4, evaluate, 0)
+    return tune(model, choice, ASKED, BLUE, reward, 4, evaluate, 0)
 
 
 def tensors(model: LanguageModel) -> dict[str, torch.Tensor]:
@@ -211,7 +218,7 @@ def test_without_a_reward_there_is_nothing_to_learn_from(model: Any) -> None:
     choice = choice_of(objective="grpo", samples=2, epochs=1, beta=0.0, weight_decay=0.0)
     wrap(model, choice, 0)
     before = tensors(model)
-    tune_by_preference(model, choice, ASKED, BLUE, lambda ix, texts: [0.0] * len(texts), 4, lambda: 0.5, 0)
+    tune(model, choice, ASKED, BLUE, lambda ix, texts: [0.0] * len(texts), 4, lambda: 0.5, 0)
     assert all(torch.equal(w, before[n]) for n, w in tensors(model).items())
 
 
@@ -222,7 +229,7 @@ def test_only_the_adapter_moves_and_trl_leaves_nothing_behind(objective: str, mo
     wrap(model, choice, 0)
     before, counts, forward, size = tensors(model), parameter_counts(model, True), model.network.forward, artifact_bytes(model)
     capfd.readouterr()
-    tuned = tune_by_preference(model, choice, ASKED, BLUE, has_an_o, 4, lambda: 0.5, 0)
+    tuned = tune(model, choice, ASKED, BLUE, has_an_o, 4, lambda: 0.5, 0)
     assert capfd.readouterr() == ("", "")
     after = tensors(model)
     assert after.keys() == before.keys()
@@ -242,7 +249,7 @@ def test_full_fine_tuning_has_a_frozen_copy_to_refer_to(model: Any) -> None:
     choice = choice_of(method="full", learning_rate=5e-4)
     wrap(model, choice, 0)
     before = tensors(model)
-    tune_by_preference(model, choice, ASKED, BLUE, is_blue, 4, lambda: 0.5, 0)
+    tune(model, choice, ASKED, BLUE, is_blue, 4, lambda: 0.5, 0)
     assert all(not torch.equal(w, before[n]) for n, w in tensors(model).items())
     assert "blue" in answers(model)
 
@@ -266,7 +273,7 @@ def test_the_reference_is_the_model_at_the_start(objective: str, model: Any, mon
         for parameter in model.network.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.01)
-    tune_by_preference(model, choice, ASKED, BLUE, is_blue, 4, lambda: 0.5, 0)
+    tune(model, choice, ASKED, BLUE, is_blue, 4, lambda: 0.5, 0)
     assert found
     assert all(found.values())
 
@@ -278,7 +285,7 @@ def test_the_same_seed_trains_the_same_weights(objective: str) -> None:
     for seed in (0, 0, 1):
         model, choice = LanguageModel(locate("embedded")), choice_of(objective=objective, samples=4, epochs=1, batch_size=4)
         wrap(model, choice, 0)
-        found.append(tune_by_preference(model, choice, ASKED, BLUE, has_an_o, 4, lambda: 0.5, seed).weights)
+        found.append(tune(model, choice, ASKED, BLUE, has_an_o, 4, lambda: 0.5, seed).weights)
     assert all(torch.equal(found[0][n], found[1][n]) for n in found[0])
     assert any(not torch.equal(found[0][n], found[2][n]) for n in found[0])
 
@@ -293,7 +300,7 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(model: Any) -> Non
         seen.append({n: p.detach().clone() for n, p in model.network.named_parameters() if p.requires_grad})
         return next(scores)
 
-    tuned = tune_by_preference(model, choice, ASKED, BLUE, is_blue, 4, evaluate, 0, lambda step, total: steps.append((step, total)))
+    tuned = tune(model, choice, ASKED, BLUE, is_blue, 4, evaluate, 0, lambda step, total: steps.append((step, total)))
     assert (tuned.validation_score, tuned.epochs, len(seen)) == (0.9, 2.0, 4)
     assert steps == [(1, 8), (2, 8), (3, 8), (4, 8)]
     assert seen[1].keys() == tuned.weights.keys()
@@ -325,6 +332,47 @@ def test_mixed_precision_trains_float32_weights(model: Any) -> None:
     assert "blue" in answers(model)
 
 
+# ---------------------------------------------------------------------------------------------------- steps and memory
+
+
+def test_the_steps_of_dpo_are_counted_in_both_answers(model: Any) -> None:
+    said = answers(model)
+    tuned = trained(model, choice_of(epochs=3, batch_size=4))
+    rows = [model.training_ids(m, text) for m, wrong in zip(ASKED, said, strict=True) for text in ("blue", wrong)]
+    steps = tuned.steps
+    assert (steps.n_steps, steps.n_tokens) == (6, 3 * sum(len(ids) for ids, _ in rows))
+    assert steps.n_target_tokens == 3 * sum(len(ids) - n for ids, n in rows)
+    assert steps.longest_batch == (8, max(len(ids) for ids, _ in rows))
+    assert steps.n_tokens <= steps.n_padded_tokens <= 6 * 8 * steps.longest_batch[1]
+
+
+def test_the_steps_of_sampled_answers_are_counted_as_they_were_sampled(model: Any) -> None:
+    lengths: list[int] = []
+
+    def reward(indices: Sequence[int], texts: Sequence[str]) -> list[float]:
+        lengths.extend(len(model.prompt_ids(ASKED[i])) for i in indices)
+        return has_an_o(indices, texts)
+
+    steps = trained(model, choice_of(objective="grpo", samples=4, epochs=1, batch_size=4), reward=reward).steps
+    assert steps.n_steps == 2
+    assert steps.n_tokens == sum(lengths) + steps.n_target_tokens
+    assert len(lengths) <= steps.n_target_tokens <= 4 * len(lengths)
+    assert steps.longest_batch[0] == 16
+
+
+@pytest.mark.parametrize(("method", "copies"), [("lora", None), ("full", 2)])
+def test_the_reference_is_among_the_weights_that_are_held(method: str, copies: int | None, model: Any) -> None:
+    choice = choice_of(method=method, epochs=1)
+    wrap(model, choice, 0)
+    own = sum(t.nbytes for t in (*model.network.parameters(), *model.network.buffers()))
+    _, trainable = parameter_counts(model, True)
+    held = tune(model, choice, ASKED, BLUE, is_blue, 4, lambda: 0.5, 0).held
+    assert held["weights"] == (copies * own if copies else own + 4 * trainable)
+    assert held["gradients"] == 4 * trainable
+    assert held["optimizer"] > 8 * trainable
+    assert held["activations"] > 0
+
+
 # ---------------------------------------------------------------------------------------------------- what is refused
 
 
@@ -338,7 +386,7 @@ def test_nothing_to_train_on_is_an_error(model: Any) -> None:
     choice = choice_of()
     wrap(model, choice, 0)
     with pytest.raises(BenchError, match="no training example"):
-        tune_by_preference(model, choice, [], [], is_blue, 4, lambda: 0.5, 0)
+        tune(model, choice, [], [], is_blue, 4, lambda: 0.5, 0)
 
 
 @pytest.mark.parametrize("objective", ["dpo", "grpo"])
@@ -346,7 +394,7 @@ def test_a_prompt_over_the_window_is_refused(objective: str, model: Any) -> None
     choice = choice_of(objective=objective)
     wrap(model, choice, 0)
     with pytest.raises(BenchError, match="window of"):
-        tune_by_preference(model, choice, [[{"role": "user", "content": "red " * 600}]], ["blue"], is_blue, 4, lambda: 0.5, 0)
+        tune(model, choice, [[{"role": "user", "content": "red " * 600}]], ["blue"], is_blue, 4, lambda: 0.5, 0)
 
 
 def test_a_method_of_one_adapter_only_is_refused(model: Any) -> None:
@@ -366,7 +414,7 @@ def test_without_trl_the_hint_names_the_extra(model: Any, monkeypatch: pytest.Mo
     wrap(model, choice, 0)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(BenchError, match=r"pip install 'adaptation-bench\[preference\]'"):
-        tune_by_preference(model, choice, ASKED, BLUE, is_blue, 4, lambda: 0.5, 0)
+        tune(model, choice, ASKED, BLUE, is_blue, 4, lambda: 0.5, 0)
 
 
 def test_no_use_is_reported_to_anybody(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ import torch
 from bench.errors import BenchError
 from bench.model.language_model import LanguageModel
 from bench.model.source import EMBEDDED_FOLDER, locate
+from bench.strategy import tuning as module
 from bench.strategy.adapters import artifact_bytes, parameter_counts, restore, wrap
 from bench.strategy.spec import TuningChoice
-from bench.strategy.tuning import _backward, balanced_weights, learning_rate_factor, length_grouped, tune
+from bench.strategy.tuning import WINDOW, StepClock, Steps, _backward, balanced_weights, learning_rate_factor, length_grouped, tune
 
 
 @pytest.fixture
@@ -242,3 +243,129 @@ def test_without_epochs_no_weight_moves(model: Any) -> None:
     tuned = tune(model, choice, pairs(model), lambda: 0.25, 0)
     assert (tuned.validation_score, tuned.epochs, tuned.flops) == (0.25, 0.0, 0.0)
     assert all(torch.equal(w, before[n]) for n, w in weights(model).items())
+
+
+# ---------------------------------------------------------------------------------------------------- steps and memory
+
+
+def test_steps_are_counted_in_tokens_with_and_without_padding(model: Any) -> None:
+    choice = TuningChoice(method="lora", epochs=3, evaluations=1, batch_size=4)
+    wrap(model, choice, 0)
+    data = pairs(model, 6)
+    lengths = sorted(len(ids) for ids, _ in data)
+    assert lengths == [lengths[0] + i for i in range(6)], "each question has a word more"
+    steps = tune(model, choice, data, lambda: 0.5, 0).steps
+    # Of about equal length: the four short ones in a batch and the two long ones in another, in each epoch.
+    assert (steps.n_steps, steps.n_tokens) == (6, 3 * sum(lengths))
+    assert steps.n_padded_tokens == 3 * (4 * lengths[3] + 2 * lengths[5])
+    assert steps.n_target_tokens == 3 * sum(len(ids) - n for ids, n in data)
+    assert steps.longest_batch == (4, lengths[3])
+    assert steps.rates == []
+    assert steps.reading is not None
+    assert steps.reading.tokens_per_second is None, "six steps are too few to tell"
+
+
+def test_of_a_batch_in_parts_the_longest_part_counts(model: Any) -> None:
+    choice = TuningChoice(method="lora", epochs=1, evaluations=1, batch_size=8, accumulate=4)
+    wrap(model, choice, 0)
+    data = pairs(model)
+    lengths = sorted(len(ids) for ids, _ in data)
+    steps = tune(model, choice, data, lambda: 0.5, 0).steps
+    assert (steps.n_steps, steps.longest_batch) == (1, (2, lengths[-1]))
+    assert steps.n_padded_tokens == 2 * sum(lengths[1::2])
+
+
+def test_without_a_step_there_is_nothing_to_read(model: Any) -> None:
+    choice = TuningChoice(method="full", epochs=0)
+    wrap(model, choice, 0)
+    tuned = tune(model, choice, pairs(model), lambda: 0.25, 0)
+    assert tuned.steps.reading is None
+    assert (tuned.held["gradients"], tuned.held["optimizer"], tuned.held["activations"]) == (0, 0, 0)
+    assert Steps().reading is None
+
+
+def test_the_steps_of_two_trainings_add_up() -> None:
+    one, other = Steps(20, 100, 120, 30, (4, 8), [10.0]), Steps(40, 300, 310, 90, (5, 6), [40.0, 20.0, 90.0])
+    both = one + other
+    assert both == Steps(60, 400, 430, 120, (4, 8), [10.0, 40.0, 20.0, 90.0])
+    assert both.reading is not None
+    assert both.reading.tokens_per_second == 30.0, "the median of all windows"
+    assert Steps() + one == one
+
+
+def test_rates_leave_out_the_first_steps_and_what_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    steps = Steps()
+    clock = StepClock(steps)
+    for step in range(1, 3 * WINDOW + 6):
+        steps.add(2, 50, 100 if step <= 20 else 50, 1)
+        now[0] += 60.0 if step <= WINDOW else 0.5
+        clock.tick()
+        if step in (4, 15, WINDOW * 2):
+            with clock.paused():
+                now[0] += 1000.0
+    assert steps.n_steps == 35
+    # Windows of steps 11 to 20 and 21 to 30, 100 and 50 tokens in half a second; the last five fill none.
+    assert steps.rates == [200.0, 100.0]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_training_tells_what_it_held(model: Any, method: Any) -> None:
+    choice = TuningChoice(method=method, r=4, epochs=1, evaluations=1)
+    wrap(model, choice, 0)
+    data = pairs(model)
+    total, trainable = parameter_counts(model, trained=True)
+    held = tune(model, choice, data, lambda: 0.5, 0).held
+    n_tensors = sum(p.requires_grad for p in model.network.parameters())
+    buffers = sum(b.nbytes for b in model.network.buffers())
+    assert held["weights"] == 4 * total + buffers
+    assert held["gradients"] == 4 * trainable
+    assert held["optimizer"] == 2 * 4 * trainable + 4 * n_tensors
+    rows, width = 8, max(len(ids) for ids, _ in data)
+    # At least the input of each linear layer: 192 numbers a token, 512 before the last one of a block.
+    assert held["activations"] > 4 * rows * width * 4 * (2 * 192 + 512)
+    with torch.no_grad():
+        logits = model.completion_logits(data)[0].nbytes
+    assert held["activations"] > logits
+
+
+def test_only_steps_heavier_than_all_before_them_are_looked_into(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    counting = module.SavedForBackward.counting
+
+    def spy(self: Any) -> Any:
+        counted.append(1)
+        return counting(self)
+
+    monkeypatch.setattr(module.SavedForBackward, "counting", spy)
+    choice = TuningChoice(method="lora", epochs=20, evaluations=1, batch_size=8)
+    wrap(model, choice, 0)
+    assert tune(model, choice, pairs(model), lambda: 0.5, 0).steps.n_steps == 20
+    assert len(counted) == 1, "all batches are as long"
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_counting_changes_no_weight(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    trained = []
+    for counted in (True, False):
+        if not counted:
+            monkeypatch.setattr(module, "_count", lambda model, part, steps: False)
+        model = LanguageModel(locate("embedded"))
+        choice = TuningChoice(method=method, epochs=2, evaluations=1, dropout=0.1 if method == "lora" else 0.0, batch_size=2)
+        wrap(model, choice, 0)
+        tuned = tune(model, choice, pairs(model), lambda: 0.5, 0)
+        assert (tuned.held["activations"] > 0) == counted
+        trained.append(tuned.weights)
+    assert all(torch.equal(trained[0][n], trained[1][n]) for n in trained[0])
+
+
+def test_checkpointing_keeps_less(model: Any) -> None:
+    held = []
+    for wanted in (False, True):
+        fresh = LanguageModel(locate("embedded"))
+        choice = TuningChoice(method="lora", epochs=1, evaluations=1, gradient_checkpointing=wanted)
+        wrap(fresh, choice, 0)
+        held.append(tune(fresh, choice, pairs(fresh), lambda: 0.5, 0).held["activations"])
+    assert 0 < held[1] < held[0] / 3
