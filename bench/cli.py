@@ -164,6 +164,7 @@ def table(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to a file.")] = None,
     slices: Annotated[bool, typer.Option("--slices", help="The primary metric by the slices that tasks declare.")] = False,
     errors: Annotated[bool, typer.Option("--errors", help="Shares of the kinds of error that strategies with passages make.")] = False,
+    usage: Annotated[bool, typer.Option("--usage", help="What each phase took: seconds, FLOPs, joules, memory by part.")] = False,
     prices: Annotated[
         str | None, typer.Option(metavar="FILE|default", help="Dollars at the prices of a file, or at the dated ones that come along.")
     ] = None,
@@ -176,14 +177,15 @@ def table(
     from bench.result.render import render
     from bench.result.store import RunFolder, write_atomic
     from bench.result.table import error_table, slice_table, table_rows
+    from bench.result.usage import usage_table
 
     folder = RunFolder(run_folder)
-    if slices + errors + (prices is not None) > 1:
-        raise BenchError("--slices, --errors and --prices: found several, expected one")
+    if slices + errors + usage + (prices is not None) > 1:
+        raise BenchError("--slices, --errors, --usage and --prices: found several, expected one")
     if price_model is not None and prices is None:
         raise BenchError('--price-model: expected --prices beside it: a file, or "default"')
-    if slices or errors:
-        frame = slice_table(folder) if slices else error_table(folder)
+    if slices or errors or usage:
+        frame = slice_table(folder) if slices else error_table(folder) if errors else usage_table(folder)
         content: str | bytes = frame.to_csv(index=False) if format == "csv" else frame.to_string(index=False) + "\n"
     else:
         content = render(table_rows(folder, *_prices(prices, price_model)), format, by)

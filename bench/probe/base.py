@@ -116,7 +116,8 @@ class Context:
     def refit(self, task: Task | None = None, strategy: Strategy | None = None) -> tuple[Fitted, Meter]:
         """The strategy at its chosen settings made ready anew, as for a cell of its own: on another task, or with other settings.
 
-        Trains where the strategy trains. The meter is new and has the phases load, index, prepare, tune and validate; answers need a phase of it.
+        Trains where the strategy trains. The meter is new and has the phases load, index, prepare, tune and validate; answers need a
+        phase of it.
         """
         from bench.run.fit import fit
 

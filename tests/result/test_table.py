@@ -657,8 +657,8 @@ def test_the_command_prices_a_run(run: RunFolder, price_file: Path) -> None:
     ("arguments", "says"),
     [
         (["--prices", "{file}", "--price-model", "smal"], 'no price for the model "smal"; did you mean "small"'),
-        (["--prices", "{file}", "--slices"], "--slices, --errors and --prices: found several, expected one"),
-        (["--slices", "--errors"], "--slices, --errors and --prices: found several, expected one"),
+        (["--prices", "{file}", "--slices"], "--slices, --errors, --usage and --prices: found several, expected one"),
+        (["--slices", "--errors"], "--slices, --errors, --usage and --prices: found several, expected one"),
         (["--prices", "{file}.missing"], "cannot be read"),
         (["--prices", ""], "cannot be read"),
         (["--price-model", "small"], "--price-model: expected --prices beside it"),
