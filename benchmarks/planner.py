@@ -149,13 +149,13 @@ def published(path: Path = PUBLISHED_RUNS) -> tuple[list[list[str]], list[float]
             off = f"{100 * (predicted / held - 1):+.0f} %"
             body.append([named, f"{base.trainable_params:,}", equal, f"{held / 1e9:.2f}", f"{predicted / 1e9:.2f}", off])
             # Halved: the step was traced twice.
-            timed.append(Observation(named, lasting, passing, held, found.flops / 2, found.n_operations / 2, seconds))
+            timed.append(Observation(named, 0.0, lasting, passing, held, found.flops / 2, found.n_operations / 2, seconds))
     return body, ratios, timed
 
 
 def _times(observations: list[Observation]) -> None:
     chosen = [o for o in observations if not any(n in o.name for n in NOT_TIMED) and not o.name.startswith("full")]
-    fitted = calibrate(chosen, "published runs")
+    fitted = calibrate(chosen, [], "published runs")
     device = find_device("L40S")
     body = []
     for one, checked in zip(chosen, fitted.checked, strict=True):
@@ -166,7 +166,7 @@ def _times(observations: list[Observation]) -> None:
                      f"{1000 * checked.predicted_seconds:.0f}", f"{100 * off:+.0f} %"])  # fmt: skip
     print(markdown_table(["Run", "TFLOP", "operations", "ms measured", "by the others", "off"], body))
     offs = [abs(float(cells[-1].split()[0])) for cells in body]
-    share, launch = fitted.constants.flops_share / device.bfloat16_flops, fitted.constants.launch_seconds
+    share, launch = fitted.constants.training.flops_share / device.bfloat16_flops, fitted.constants.training.launch_seconds
     print(f"{100 * share:.0f} % of the peak, {1e6 * launch:.1f} µs an operation; off by {statistics.median(offs):.0f} % at the median, "
           f"{max(offs):.0f} % at most.\n")  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,12 @@ from bench.cost.total_text import usd
 from bench.result.text import NONE, as_json, check_format, escaped, markdown_list, markdown_table, shown_bytes, shown_seconds
 
 if TYPE_CHECKING:
-    from bench.cost.calibration import Calibration
+    from bench.cost.calibration import Calibration, Checked
     from bench.run.plan import Plan
 
 LEGEND = (
     "peak: weights (with the adapter), gradients + optimizer state, activations + logits, the rest (temporaries, what the allocator holds "
-    "beside tensors, context); GiB = 2^30 bytes; [low, high]: the interval that the prediction is made for",
+    "beside tensors, context); GiB = 2^30, MiB = 2^20 bytes; [low, high]: the interval that the prediction is made for",
     "artefact: what has to be kept to serve the strategy beside its base",
     "time and price: training steps alone, without loading, validation and tokenising; requests at the stated batch, the device busy all "
     "the time, an adapter beside the base and not merged",
@@ -32,14 +32,16 @@ def render_plans(plans: Sequence[Plan], assumptions: Sequence[str], calibration:
     if format == "json":
         found: dict[str, Any] = {"assumptions": list(assumptions), "plans": [_plain(plan) for plan in plans]}
         if calibration:
-            found["calibration"] = [asdict(c) for c in calibration.checked]
+            found["calibration"] = {key: [asdict(c) for c in getattr(calibration, key)] for key in ("checked", "answered")}
         return as_json(found)
     parts = ["Training\n", _training(plans)] if any(p.training_memory or p.training_seconds for p in plans) else []
     parts += ["Answering\n", _serving(plans), "Assumptions and how to read this\n", markdown_list([*assumptions, *LEGEND])]
     if noted := [f"{p.strategy}: {note}" for p in plans for note in p.notes]:
         parts += [markdown_list(map(escaped, noted))]
     if calibration:
-        parts += ["Measured runs beside what the others predict for them\n", _calibration(calibration)]
+        parts += ["Measured trainings beside what the others predict for them\n", _calibration(calibration.checked)]
+        if calibration.answered:
+            parts += ["Measured answers beside what the others predict for them\n", _calibration(calibration.answered)]
     return "\n".join(parts)
 
 
@@ -56,8 +58,14 @@ def _plain(plan: Plan) -> dict[str, Any]:
     return {key: of(value) for key, value in vars(plan).items()}
 
 
+def _unit(memories: Sequence[Memory | None]) -> tuple[str, float]:
+    """GiB; MiB where all is small."""
+    return ("GiB", GIB) if any(m and m.total.value >= GIB for m in memories) else ("MiB", GIB / 1024)
+
+
 def _training(plans: Sequence[Plan]) -> str:
-    head = ["Strategy", "trains", "%", "peak GiB [low, high]", "weights", "grad+opt", "act+logits", "rest"]
+    unit, size = _unit([plan.training_memory for plan in plans])
+    head = ["Strategy", "trains", "%", f"peak {unit} [low, high]", "weights", "grad+opt", "act+logits", "rest"]
     head += ["fits", "artefact", "time", "USD"]
     body = []
     for plan in plans:
@@ -66,9 +74,8 @@ def _training(plans: Sequence[Plan]) -> str:
         memory = plan.training_memory
         parts = [NONE] * 5
         if memory:
-            parts = [_gib(memory.total)]
-            parts += [f"{x / GIB:.2f}" for x in (memory.weights, memory.gradients + memory.optimizer, memory.activations + memory.logits)]
-            parts.append(f"{(memory.workspace + memory.context) / GIB:.2f}")
+            named = [memory.weights, memory.gradients + memory.optimizer, memory.activations + memory.logits]
+            parts = [_peak(memory.total, size), *(f"{x / size:.2f}" for x in (*named, memory.workspace + memory.context))]
         share = 100 * plan.trainable_params / plan.total_params
         cells = [escaped(plan.strategy), f"{plan.trainable_params:,}", f"{share:.3g}", *parts, plan.training_fits or NONE]
         cells += [shown_bytes(round(plan.artifact_bytes)), _span(plan.training_seconds, shown_seconds), _span(plan.training_usd, usd)]
@@ -77,7 +84,8 @@ def _training(plans: Sequence[Plan]) -> str:
 
 
 def _serving(plans: Sequence[Plan]) -> str:
-    head = ["Strategy", "peak GiB [low, high]", "weights", "cache", "rest", "fits", "latency", "per 1k requests", "USD per 1k"]
+    unit, size = _unit([plan.serving_memory for plan in plans])
+    head = ["Strategy", f"peak {unit} [low, high]", "weights", "cache", "rest", "fits", "latency", "per 1k requests", "USD per 1k"]
     body = []
     for plan in plans:
         memory = plan.serving_memory
@@ -85,32 +93,35 @@ def _serving(plans: Sequence[Plan]) -> str:
             body.append([escaped(plan.strategy), *[NONE] * (len(head) - 1)])
             continue
         rest = memory.activations + memory.logits + memory.workspace + memory.context
-        parts = [_gib(memory.total), *(f"{x / GIB:.2f}" for x in (memory.weights, memory.cache, rest)), plan.serving_fits or NONE]
+        parts = [_peak(memory.total, size), *(f"{x / size:.2f}" for x in (memory.weights, memory.cache, rest)), plan.serving_fits or NONE]
         times = [_span(plan.latency_seconds, shown_seconds), _span(plan.seconds_per_1000_requests, shown_seconds)]
         body.append([escaped(plan.strategy), *parts, *times, _span(plan.usd_per_1000_requests, usd)])
     return markdown_table(head, body)
 
 
-def _calibration(calibration: Calibration) -> str:
-    head = ["Run", "peak measured", "predicted", "off", "seconds measured", "predicted", "off"]
+def _calibration(checked: Sequence[Checked]) -> str:
+    memory = any(c.held_bytes for c in checked)
+    head = ["Run", *(["peak measured", "predicted", "off"] if memory else []), "seconds measured", "predicted", "off"]
     body = []
-    for c in calibration.checked:
+    for c in checked:
         cells = [escaped(c.name)]
-        for value, predicted, shown in (
-            (c.held_bytes, c.predicted_bytes, lambda x: shown_bytes(round(x))), (c.seconds, c.predicted_seconds, shown_seconds),
-        ):  # fmt: skip
-            both = value is not None and predicted is not None
-            cells += [NONE if value is None else shown(value), NONE if predicted is None else shown(predicted)]
-            cells.append(f"{100 * (predicted / value - 1):+.0f} %" if both and value and predicted else NONE)
-        body.append(cells)
+        if memory:
+            cells += _beside(c.held_bytes, c.predicted_bytes, lambda x: shown_bytes(round(x)))
+        body.append([*cells, *_beside(c.seconds, c.predicted_seconds, shown_seconds)])
     return markdown_table(head, body)
 
 
-def _gib(found: Estimate) -> str:
-    return f"{found.value / GIB:.1f} [{found.low / GIB:.1f}, {found.high / GIB:.1f}]"
+def _beside(value: float | None, predicted: float | None, shown: Callable[[float], str]) -> list[str]:
+    """Measured, predicted, and how far that is off."""
+    off = f"{100 * (predicted / value - 1):+.0f} %" if value and predicted else NONE
+    return [NONE if value is None else shown(value), NONE if predicted is None else shown(predicted), off]
 
 
-def _span(found: Estimate | None, shown: Any) -> str:
+def _peak(found: Estimate, size: float) -> str:
+    return f"{found.value / size:.1f} [{found.low / size:.1f}, {found.high / size:.1f}]"
+
+
+def _span(found: Estimate | None, shown: Callable[[float], str]) -> str:
     if found is None:
         return NONE
     return f"{shown(found.value)} [{shown(found.low)}, {shown(found.high)}]"

@@ -7,8 +7,8 @@ forward pass keeps, logits and temporaries at the peak of the step, times what t
 
 Time of a training step: operations over what the device reaches of its peak, a launch for every kernel (small models and small batches
 are bound by these), and the optimizer's traffic, which reads and writes every trained weight with its state at each step and makes full
-fine-tuning slower than its operations alone say. Of an answer: the prompt as a pass, then for each token one reading of all weights and
-of the keys and values (bound by bandwidth), or the operations and launches where these take longer (Pope et al. 2022, section 2).
+fine-tuning slower than its operations alone say. Of an answer: the prompt as a pass, then for each token the same and one reading of all
+weights and of the keys and values (Pope et al. 2022, section 2).
 """
 
 from __future__ import annotations
@@ -63,6 +63,19 @@ class Estimate(NamedTuple):
         return Estimate(*(a + b for a, b in zip(self, other, strict=True)))
 
 
+class Pace(NamedTuple):
+    """How fast a device does one kind of work."""
+
+    flops_share: float
+    """Of the device's peak operations per second that matrix products reach."""
+    launch_seconds: float
+    """For each operation beside them."""
+    bandwidth_share: float
+    """Of the device's bandwidth."""
+    error: float
+    """Factor: 1.5 is from two thirds to one and a half."""
+
+
 class Constants(NamedTuple):
     """What no formula gives: fitted to measurements (`bench.cost.calibration`), with the relative error of predictions made with them."""
 
@@ -73,13 +86,8 @@ class Constants(NamedTuple):
     """Relative error of the whole, on top: 0.1 is 10 % either way."""
     context_bytes: tuple[float, float, float]
     """Of the CUDA context and libraries: value, low, high. On a CPU what the process takes before the model."""
-    flops_share: float
-    """Of the device's peak operations per second that matrix products reach."""
-    launch_seconds: float
-    """For each operation beside them."""
-    bandwidth_share: float
-    time_error: float
-    """Factor: 1.5 is from two thirds to one and a half."""
+    training: Pace
+    answering: Pace
     source: str
 
 
@@ -87,11 +95,10 @@ PUBLISHED = Constants(
     memory_factor=(1.2, 1.0, 1.35),
     memory_error=0.0,
     context_bytes=(0.5 * GIB, 0.3 * GIB, 0.6 * GIB),
-    flops_share=0.46,
-    launch_seconds=16e-6,
-    bandwidth_share=0.7,
-    time_error=2.0,
-    source="fitted to published runs of a 3 B model on one L40S (docs/planner.md); other devices and sizes: within a factor of 2",
+    training=Pace(flops_share=0.46, launch_seconds=16e-6, bandwidth_share=0.7, error=2.0),
+    answering=Pace(flops_share=0.46, launch_seconds=16e-6, bandwidth_share=0.7, error=2.0),
+    source="fitted to published trainings of a 3 B model on one L40S (docs/planner.md); other devices and sizes within a factor of 2, and "
+    "answering as fast as training, which nothing was held against",
 )
 
 
@@ -149,21 +156,12 @@ class Speed:
         return Speed(device.bfloat16_flops if sixteen_bit else device.float32_flops, device.bandwidth_bytes_per_second)
 
 
-def seconds(operations: float, n_operations: float, moved_bytes: float, speed: Speed, constants: Constants) -> float:
+def seconds(operations: float, n_operations: float, moved_bytes: float, speed: Speed, pace: Pace) -> float:
     """Of a pass: products, launches and traffic, one after the other."""
     return (
-        operations / (speed.flops * constants.flops_share)
-        + n_operations * constants.launch_seconds
-        + moved_bytes / (speed.bandwidth * constants.bandwidth_share)
-    )
-
-
-def decode_seconds(operations: float, n_operations: float, read_bytes: float, speed: Speed, constants: Constants) -> float:
-    """Of the step that makes one token of every row: launches overlap with reading and computing, and the slowest of them decides."""
-    return max(
-        operations / (speed.flops * constants.flops_share),
-        n_operations * constants.launch_seconds,
-        read_bytes / (speed.bandwidth * constants.bandwidth_share),
+        operations / (speed.flops * pace.flops_share)
+        + n_operations * pace.launch_seconds
+        + moved_bytes / (speed.bandwidth * pace.bandwidth_share)
     )
 
 

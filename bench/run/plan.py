@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from torch import nn
 
 from bench.cost.devices import Device
+from bench.cost.flops import forward_flops, training_flops
 from bench.cost.planner import (
     OPTIMIZERS,
     PUBLISHED,
@@ -17,7 +19,6 @@ from bench.cost.planner import (
     Optimizer,
     Speed,
     around,
-    decode_seconds,
     optimizer_bytes,
     seconds,
     steps,
@@ -34,6 +35,8 @@ NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 EMBEDDER_PARAMS, EMBEDDER_OPERATIONS = 10_700_000, 150
 """all-MiniLM-L6-v2, which embeds a question: parameters in matrices, and operations of a pass."""
 EMBEDDING_BYTES = 4 * 384
+FEATURE_ROWS = 32
+"""Examples that a frozen model reads at a time for a classifier on its states."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,13 @@ def plan(name: str, strategy: Strategy, model: str, work: Workload, numbers: Num
     Raises `BenchError` where the model's configuration cannot be read, or the strategy does not fit it.
     """
     if strategy.prompt.constant:
-        return Plan(name, "none", 0, 0, 0, None, None, None, None, None, None, None, None, None, None, ("asks no model",))
+        return no_plan(name, "asks no model")
     return Planner(name, strategy, model, work, numbers, target).plan()
+
+
+def no_plan(name: str, reason: str) -> Plan:
+    """A strategy that there is nothing to predict of."""
+    return Plan(name, "none", 0, 0, 0, None, None, None, None, None, None, None, None, None, None, (reason,))
 
 
 class Planner:
@@ -146,6 +154,7 @@ class Planner:
         tuning = self.strategy.tuning
         trains = tuning.method not in ("none", "features")
         found = self.outlined()
+        self._fit(found.model.window)
         kept = found.kept_bytes if trains else 0
         trainable = found.trainable_params
         if tuning.method == "features":
@@ -156,7 +165,7 @@ class Planner:
         memory, flops, each = self._training(found) if trains else (None, None, None)
         if tuning.method == "features":
             flops, each = self._features()
-        train = around(each * self.work.trials, self.target.constants.time_error) if each is not None else None
+        train = around(each * self.work.trials, self.target.constants.training.error) if each is not None else None
         serving, latency, per_request = self._serving()
         dollars = self.target.usd_per_hour
         room = self.target.memory_bytes
@@ -179,6 +188,13 @@ class Planner:
             notes=tuple(self.notes),
         )
 
+    def _fit(self, window: int) -> None:
+        """Cut prompts to what the model can read, as a run does by leaving out passages and shots."""
+        tokens = self.prompt_tokens + self.answer_tokens
+        if tokens > window:
+            self.notes.append(f"{tokens} tokens exceed the window of {window}: passages or shots are left out")
+            self.prompt_tokens = max(1, window - self.answer_tokens)
+
     def outlined(self) -> Outline:
         """The base with what the strategy trains around it. A trace of a training step uses it up."""
         return outlined(self.model, self.strategy.tuning, self.dtype, self.trained, self.work.labels)
@@ -197,9 +213,9 @@ class Planner:
         tuning, work = self.strategy.tuning, self.work
         batch = work.batch or tuning.batch_size
         rows, passes, texts = batch, 0, work.examples
-        tokens, targets = self.prompt_tokens + self.answer_tokens, self.answer_tokens
-        if not tuning.with_passages and self.strategy.retrieval.search != "none":
-            tokens -= self.strategy.retrieval.top_k * work.passage_tokens
+        targets = self.answer_tokens
+        read = tuning.with_passages or self.strategy.retrieval.search == "none"
+        tokens = self.prompt_tokens + targets if read else min(self.prompt_tokens, work.seq_len - work.answer_tokens + self.shots) + targets
         if "documents" in tuning.train_on:
             only = "examples" not in tuning.train_on
             tokens = work.passage_tokens if only else max(tokens, work.passage_tokens)
@@ -213,14 +229,16 @@ class Planner:
         tensors, step = self.step(found, rows, tokens, targets, passes > 0)
         memory = with_total(tensors, self.target.constants)
         n = steps(texts, batch, work.epochs or tuning.epochs)
-        forwards = passes * step.flops / 3 + (step.flops if tuning.objective in ("grpo", "rloo") else 0)
-        flops = step.flops + forwards
+        whole = training_flops(found.shape, tokens, logits_tokens=targets)
+        forward = step.flops * forward_flops(found.shape, tokens, logits_tokens=targets) / whole if passes else 0.0
+        flops = step.flops + passes * forward + (step.flops if tuning.objective in ("grpo", "rloo") else 0.0)
         if self.speed is None:
             return memory, n * flops, None
         moved = OPTIMIZERS[self.numbers.optimizer].traffic * found.trainable_params * self.trained.itemsize
         if self.autocast and self.trained == torch.float32:
             moved += 6 * found.trainable_params  # read in float32, written in 16 bits for the products
-        return memory, n * flops, n * seconds(flops, step.n_operations * flops / step.flops, moved, self.speed, self.target.constants)
+        launched = step.n_operations * flops / step.flops
+        return memory, n * flops, n * seconds(flops, launched, moved, self.speed, self.target.constants.training)
 
     def step(self, found: Outline, rows: int, tokens: int, targets: int, reference: bool = False) -> tuple[dict[str, float], Traced]:
         """What tensors take at the peak of a training step, by part, and its trace; `reference`: a frozen copy is asked beside."""
@@ -244,15 +262,20 @@ class Planner:
 
     def _unpacked(self, found: Outline) -> float:
         """4-bit weights are unpacked a matrix at a time."""
-        return self.dtype.itemsize * found.shape.width * found.shape.width * 4 if self.four_bits else 0.0
+        if not self.four_bits:
+            return 0.0
+        head = found.model.network.get_output_embeddings()
+        layers = [m.weight.numel() for m in found.model.network.modules() if isinstance(m, nn.Linear) and m is not head]
+        return float(self.dtype.itemsize * max(layers))
 
     def _features(self) -> tuple[float, float | None]:
         """Operations and seconds of reading every example once; the classifier itself is negligible."""
-        read = trace_prompt(self._base(), 1, self.prompt_tokens, autocast=self.autocast)
-        flops = read.flops * self.work.examples
+        rows = min(FEATURE_ROWS, self.work.examples)
+        read = trace_prompt(self._base(), rows, self.prompt_tokens, autocast=self.autocast)
+        batches = self.work.examples / rows
         if self.speed is None:
-            return flops, None
-        return flops, self.work.examples * seconds(read.flops, read.n_operations, 0, self.speed, self.target.constants)
+            return batches * read.flops, None
+        return batches * read.flops, batches * seconds(read.flops, read.n_operations, 0, self.speed, self.target.constants.answering)
 
     def _base(self) -> Outline:
         """For answers: in the type that weights are kept in when nothing trains."""
@@ -281,15 +304,15 @@ class Planner:
         memory = with_total(tensors, self.target.constants)
         if self.speed is None:
             return memory, None, None
-        constants = self.target.constants
-        latency = seconds(read.flops, read.n_operations, 0, self.speed, constants)
+        pace = self.target.constants.answering
+        latency = seconds(read.flops, read.n_operations, 0, self.speed, pace)
         if generates:
             per_token = rows * (2 * (shape.matmul_params + shape.adapter_params) + 4 * shape.layers * shape.attention_width * positions)
-            latency += (self.answer_tokens - 1) * decode_seconds(per_token, read.n_operations, weights + cache, self.speed, constants)
+            latency += (self.answer_tokens - 1) * seconds(per_token, read.n_operations, weights + cache, self.speed, pace)
         if self.strategy.embeds:
             embed = 2 * EMBEDDER_PARAMS * (work.seq_len - work.answer_tokens)
-            latency += seconds(rows * embed, EMBEDDER_OPERATIONS, 0, self.speed, constants)
+            latency += seconds(rows * embed, EMBEDDER_OPERATIONS, 0, self.speed, pace)
         if self.strategy.retrieval.rerank:
             self.notes.append("the reranker's time is left out")
-        spread = around(latency, constants.time_error)
+        spread = around(latency, pace.error)
         return memory, spread, spread.times(1 / rows)

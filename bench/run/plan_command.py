@@ -14,16 +14,17 @@ import bench.run.preload  # noqa: F401 (what libraries say of settings that are 
 from bench.cost.calibration import FAR, Calibration, Observation, calibrate
 from bench.cost.devices import find_device
 from bench.cost.plan_text import assumption_lines, render_plans
-from bench.cost.planner import GIB, OPTIMIZERS, PUBLISHED, Speed
+from bench.cost.planner import GIB, OPTIMIZERS, PUBLISHED, Pace, Speed
 from bench.cost.prices import device_of, load_prices
 from bench.errors import BenchError, did_you_mean
 from bench.model.outline import outline
 from bench.result.schema import Record
 from bench.result.store import RunFolder
 from bench.result.text import check_format
-from bench.run.plan import Dtype, Numbers, Plan, Planner, Target, Workload, plan
+from bench.run.plan import Dtype, Numbers, Plan, Planner, Target, Workload, no_plan, plan
 from bench.settings import parse_assignments
 from bench.strategy.spec import Strategy, load_strategy, preset_names
+from bench.strategy.trace import outlined, trace_prompt
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,10 @@ def run_plan(request: Request) -> str:
     ):  # fmt: skip
         if value not in known:
             raise BenchError(f'{option}: found "{value}"; {did_you_mean(value, known)}')
-    records = [record for path in request.calibrate for record in RunFolder(path).records() if record.status == "ok"]
-    fitted = calibrate(observations(records), ", ".join(map(str, request.calibrate))) if request.calibrate else None
+    runs = [RunFolder(path) for path in request.calibrate]
+    records = [record for run in runs for record in run.records() if record.status == "ok"]
+    source = ", ".join(map(str, request.calibrate))
+    fitted = calibrate(trainings(records), [a for run in runs for a in answers(run)], source) if runs else None
     target, price = _target(request, records, fitted)
     kinds: dict[str, Any] = {"dtype": request.dtype, "trained": request.trained_dtype, "optimizer": request.optimizer}
     # On a CPU everything is kept and computed in float32, as in a run there.
@@ -66,8 +69,16 @@ def run_plan(request: Request) -> str:
     work = Workload(**request.work)
     names = list(request.strategies) or preset_names()
     chosen = [_strategy(name, request) for name in names]
-    plans = [_far(plan(name, strategy, request.model, work, numbers, target), fitted) for name, strategy in chosen]
-    lines = assumption_lines(request.model, _shape(request.model), _where(target), work, numbers, target.constants.source, price)
+    shape = _shape(request.model)
+    plans = []
+    for name, strategy in chosen:
+        try:
+            plans.append(_far(plan(name, strategy, request.model, work, numbers, target), fitted))
+        except BenchError as error:
+            if request.strategies:
+                raise
+            plans.append(no_plan(name, str(error)))  # not every preset fits every model
+    lines = assumption_lines(request.model, shape, _where(target), work, numbers, target.constants.source, price)
     return render_plans(plans, lines, fitted, request.format)
 
 
@@ -125,13 +136,19 @@ def _target(request: Request, records: Sequence[Record], fitted: Calibration | N
         constants = PUBLISHED
         if fitted is not None:
             peak = Speed.of(device, sixteen_bit=True).flops
-            share = fitted.constants.flops_share / peak
-            constants = fitted.constants._replace(flops_share=share, bandwidth_share=PUBLISHED.bandwidth_share)
+            constants = fitted.constants._replace(
+                training=_of_peak(fitted.constants.training, peak), answering=_of_peak(fitted.constants.answering, peak)
+            )
         return Target(device.memory_bytes, device, dollars, constants), price
     assert fitted is not None
     memory = request.vram_gib * GIB if request.vram_gib is not None else max(int(r.environment["memory_bytes"]) for r in records)
     # A CPU's constants are seconds themselves; its bandwidth is in them.
     return Target(memory, None, dollars, fitted.constants, Speed(1.0, float("inf"))), price
+
+
+def _of_peak(pace: Pace, peak: float) -> Pace:
+    """A pace in operations per second as a share of a device's; traffic was not fitted."""
+    return pace._replace(flops_share=pace.flops_share / peak, bandwidth_share=PUBLISHED.training.bandwidth_share)
 
 
 def _far(found: Plan, fitted: Calibration | None) -> Plan:
@@ -167,20 +184,47 @@ def _where(target: Target) -> str:
 # ---------------------------------------------------------------------------------------------------- calibration
 
 
-def observations(records: Sequence[Record]) -> list[Observation]:
+def trainings(records: Sequence[Record]) -> list[Observation]:
     """What was measured of every strategy that trained, one seed each, beside what the planner counts of the same training."""
     first: dict[tuple[str, str], Record] = {}
     for record in records:
         if record.training and "tune" in record.phases and _kept(record).tuning.objective == "answers":
             first.setdefault((record.task, record.strategy), record)
-    return [_observation(record) for record in first.values()]
+    return [_training(record) for record in first.values()]
+
+
+def answers(run: RunFolder) -> list[Observation]:
+    """What all test answers of a strategy took, one seed each, where nothing is searched for them, beside their counts."""
+    first: dict[tuple[str, str], Record] = {}
+    for record in run.records():
+        if record.status == "ok" and record.tokens.prompt and record.config["strategy"]["retrieval"]["search"] == "none":
+            strategy = _kept(record)
+            if not strategy.embeds and strategy.tuning.method != "features" and strategy.tuning.quantize == "none":
+                first.setdefault((record.task, record.strategy), record)
+    return [_answers(record, run) for record in first.values()]
+
+
+def _answers(record: Record, run: RunFolder) -> Observation:
+    strategy, on_gpu = _kept(record), device_of(record) != "cpu"
+    base = outlined(record.model, strategy.tuning, getattr(torch, record.config["dtype"]))
+    passes = trace_prompt(base, 1, 32, autocast=None).n_operations
+    # All requests of a batch have the same share of its time.
+    batches = {item.latency_seconds: item.tokens.completion for item in run.read_items(record.task, record.strategy, record.seed)}
+    answer = record.phases["answer"]
+    return Observation(
+        name=f"{record.task} / {record.strategy}",
+        context_bytes=0, lasting_bytes=0, passing_bytes=0, held_bytes=None,
+        operations=answer.flops,
+        n_operations=passes * sum(max(1, tokens) for tokens in batches.values()),
+        seconds=answer.wall_seconds if on_gpu else answer.cpu_seconds,
+    )  # fmt: skip
 
 
 def _kept(record: Record) -> Strategy:
     return Strategy.model_validate(record.config["strategy"])
 
 
-def _observation(record: Record) -> Observation:
+def _training(record: Record) -> Observation:
     training, strategy = record.training, _kept(record)
     assert training is not None
     on_gpu = device_of(record) != "cpu"
@@ -198,9 +242,11 @@ def _observation(record: Record) -> Observation:
     memory, tune = record.memory.get("tune"), record.phases["tune"]
     return Observation(
         name=f"{record.task} / {record.strategy}",
+        context_bytes=memory.baseline_bytes if memory else 0,
         lasting_bytes=lasting,
         passing_bytes=sum(tensors.values()) - lasting,
-        held_bytes=None if memory is None else memory.peak_bytes - memory.baseline_bytes,
+        # The whole process: its libraries are the context. An embedder beside the model is not counted, so such runs say nothing.
+        held_bytes=None if memory is None or strategy.embeds else memory.peak_bytes,
         operations=step.flops * training.n_steps,
         n_operations=step.n_operations * training.n_steps,
         seconds=tune.wall_seconds if on_gpu else tune.cpu_seconds,

@@ -5,7 +5,8 @@ types but no numbers. Every allocation of every operation is seen, so that what 
 the layers above the lowest adapter, logits over a large vocabulary in two precisions, copies in another type) is counted and not
 guessed, for any method that can be trained at all. The optimizer's step is fused and allocates nothing.
 
-torch's own `MemTracker` cannot be used: it puts a hook on every parameter, and frozen ones take none.
+torch's own `MemTracker` cannot be used: it puts a hook on every parameter, and frozen ones take none. Nor can `FlopCounterMode`, whose
+formulas are: its hooks on modules keep what checkpointing computes again alive until the end of the backward pass.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from bench.cost.flops import ModelShape, shape_of
 from bench.errors import BenchError
@@ -101,14 +102,14 @@ def outlined(
 
 
 class Allocations(TorchDispatchMode):
-    """Follows the live bytes of all tensors that are made, by kind, and keeps what they were at their peak."""
+    """Follows the live bytes of all tensors that are made, by kind, keeps what they were at their peak, and counts operations."""
 
     def __init__(self, vocab: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.stage: Kind = "forward"
         self.live: Counter[str] = Counter()
         self.at_peak: dict[str, int] = {}
-        self.n_operations = 0
+        self.flops, self.n_operations = 0, 0
         self._peak, self._vocab = 0, vocab
         self._kinds: dict[int, str | None] = {}
 
@@ -133,6 +134,8 @@ class Allocations(TorchDispatchMode):
         new = [self._add(tensor) for tensor in tree_leaves(made) if isinstance(tensor, torch.Tensor)]
         if any(new) or operation._schema.is_mutable:  # else it is a view
             self.n_operations += 1
+        if (formula := flop_registry.get(operation._overloadpacket)) is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=made)
         return made
 
     def _add(self, tensor: torch.Tensor) -> bool:
@@ -209,7 +212,10 @@ def trace_prompt(base: Outline, rows: int, tokens: int, *, autocast: torch.dtype
 
 
 def traced(base: Outline, body: Callable[[Allocations], None], autocast: torch.dtype | None = None) -> Traced:
-    """What `body` allocates and computes with the outline's network."""
+    """What `body` allocates and computes with the outline's network.
+
+    Raises `BenchError` for a network that looks at its own numbers.
+    """
     model = base.model
     model.compute_dtype = autocast
     allocations = Allocations(base.shape.vocab)
@@ -218,15 +224,18 @@ def traced(base: Outline, body: Callable[[Allocations], None], autocast: torch.d
     for parameter in model.network.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(lambda p: allocations.is_gradient(p.grad))
-    counter = FlopCounterMode(display=False)
-    with counter, base.mode, allocations:
-        body(allocations)
+    try:
+        with base.mode, allocations:
+            body(allocations)
+    except RuntimeError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BenchError(f"model {model.source.name}: a step cannot be followed without numbers ({reason})") from error
     at = allocations.at_peak
     return Traced(
         activations_bytes=at.get("forward", 0),
         logits_bytes=at.get("logits", 0),
         gradients_bytes=at.get("gradients", 0),
         workspace_bytes=at.get("backward", 0),
-        flops=float(counter.get_total_flops()),
+        flops=float(allocations.flops),
         n_operations=allocations.n_operations,
     )
