@@ -170,7 +170,7 @@ def _error(pair: Row, row: Row) -> list[str]:
     if pair["break_even_error_usd"] is None or pair["break_even_error_usd_above"] != row["strategy"]:
         return []
     at, span = usd(pair["break_even_error_usd"]), _span(pair, "break_even_error_usd", usd)
-    return [f"It pays once an error costs more than {at} USD ({span})."]
+    return [f"{row['strategy']} pays once an error costs more than {at} USD ({span})."]
 
 
 def _refreshes(rows: Sequence[Row], pairs: Sequence[Row], assumptions: Assumptions) -> list[str]:

@@ -228,7 +228,7 @@ class Planner:
             self.notes.append("time of sampling is that of the training passes once more: a guess")
         tensors, step = self.step(found, rows, tokens, targets, passes > 0)
         memory = with_total(tensors, self.target.constants)
-        n = steps(texts, batch, work.epochs or tuning.epochs)
+        n = steps(texts, batch, tuning.epochs if work.epochs is None else work.epochs)
         whole = training_flops(found.shape, tokens, logits_tokens=targets)
         forward = step.flops * forward_flops(found.shape, tokens, logits_tokens=targets) / whole if passes else 0.0
         flops = step.flops + passes * forward + (step.flops if tuning.objective in ("grpo", "rloo") else 0.0)

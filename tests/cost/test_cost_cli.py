@@ -44,7 +44,7 @@ def test_markdown_says_it_in_words(tmp_path: Path, files: list[str]) -> None:
     assert rag in text
     assert "rag would be the cheaper one below 192 requests (95 % " in text
     assert ", 1.92 months at this pace)." in text
-    assert "It pays once an error costs more than 2.69 USD (95 % " in text
+    assert " pays once an error costs more than 2.69 USD (95 % " in text
     assert "From 4.99 refreshes a month on (95 % " in text
     assert "rag costs less than lora, at 100 requests a month." in text
     assert re.search(r"\| rag / lora +\| +rag +\| +lora \| +192 \[\d+, \d+\] \| +\d+ % \| 80\.0 / 50\.0 ", text)
