@@ -78,6 +78,7 @@ def calibrate(trained: Sequence[Observation], answered: Sequence[Observation], s
     """
     timed = [o for o in trained if o.seconds]
     held = [o for o in trained if o.held_bytes]
+    answered = [o for o in answered if o.seconds]
     if len(timed) < LEAST:
         raise BenchError(f"{source}: found {len(timed)} trainings with a measured time; expected at least {LEAST} to calibrate with")
     checked = tuple(_checked(one, timed, held) for one in trained)

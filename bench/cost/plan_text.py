@@ -34,8 +34,8 @@ def render_plans(plans: Sequence[Plan], assumptions: Sequence[str], calibration:
         if calibration:
             found["calibration"] = {key: [asdict(c) for c in getattr(calibration, key)] for key in ("checked", "answered")}
         return as_json(found)
-    parts = ["Training\n", _training(plans)] if any(p.training_memory or p.training_seconds for p in plans) else []
-    parts += ["Answering\n", _serving(plans), "Assumptions and how to read this\n", markdown_list([*assumptions, *LEGEND])]
+    parts = ["Training\n", _training(plans)] if any(p.training_flops is not None for p in plans) else []
+    parts += ["Answering\n", _serving(plans), "Assumptions and how to read this\n", markdown_list([*map(escaped, assumptions), *LEGEND])]
     if noted := [f"{p.strategy}: {note}" for p in plans for note in p.notes]:
         parts += [markdown_list(map(escaped, noted))]
     if calibration:
@@ -69,7 +69,7 @@ def _training(plans: Sequence[Plan]) -> str:
     head += ["fits", "artefact", "time", "USD"]
     body = []
     for plan in plans:
-        if plan.training_memory is None and plan.training_seconds is None:
+        if plan.training_flops is None:
             continue
         memory = plan.training_memory
         parts = [NONE] * 5

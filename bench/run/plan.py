@@ -265,8 +265,8 @@ class Planner:
         if not self.four_bits:
             return 0.0
         head = found.model.network.get_output_embeddings()
-        layers = [m.weight.numel() for m in found.model.network.modules() if isinstance(m, nn.Linear) and m is not head]
-        return float(self.dtype.itemsize * max(layers))
+        matrices = [m for m in found.model.network.modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"]
+        return float(self.dtype.itemsize * max((m.weight.numel() for m in matrices if m is not head), default=0))
 
     def _features(self) -> tuple[float, float | None]:
         """Operations and seconds of reading every example once; the classifier itself is negligible."""

@@ -59,6 +59,8 @@ def run_plan(request: Request) -> str:
         if value not in known:
             raise BenchError(f'{option}: found "{value}"; {did_you_mean(value, known)}')
     runs = [RunFolder(path) for path in request.calibrate]
+    for run in runs:
+        run.read_run()  # which says what is missing
     records = [record for run in runs for record in run.records() if record.status == "ok"]
     source = ", ".join(map(str, request.calibrate))
     fitted = calibrate(trainings(records), [a for run in runs for a in answers(run)], source) if runs else None

@@ -18,7 +18,7 @@ from bench.result.store import RunFolder, locked
 from bench.run.executor import Outcome, run_cells
 from bench.run.progress import LiveProgress
 from bench.run.stem import warm_up
-from bench.suite import Suite, expand, find_task
+from bench.suite import Cell, Suite, expand, find_task
 from bench.task.load import load_task
 
 
@@ -57,6 +57,7 @@ def run_suite(
             sys.exit(130)
         finally:
             folder.write_run(header.model_copy(update={"ended": ended or _now(), "status": status}))
+            _keep_texts(cells, folder)
     return folder, outcome
 
 
@@ -84,6 +85,20 @@ def run_train_sizes(
         together.reused += outcome.reused
         together.failed += outcome.failed
     return folders, together
+
+
+def _keep_texts(cells: Sequence[Cell], folder: RunFolder) -> None:
+    """Keep what items hold only hashes and ids of, for reports: test inputs, and documents that are gold or that a cell has read."""
+    for task in {cell.task.name: cell.task for cell in cells}.values():
+        read = {document for example in task.test for document in example.evidence}
+        for cell in cells:
+            if cell.task.name == task.name and cell.strategy.retrieval.search != "none":
+                where = (task.name, cell.strategy_name, cell.seed)
+                record = folder.read_record(*where)
+                items = folder.read_items(*where) if record and record.status == "ok" else []
+                read.update(document for item in items for document in item.retrieved_ids or ())
+        passages = {passage.id: passage.text for passage in task.corpus if passage.id in read}
+        folder.write_texts(task.name, {"items": {example.id: example.input for example in task.test}, "passages": passages})
 
 
 def _is_whole(folder: RunFolder) -> bool:

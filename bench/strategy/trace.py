@@ -39,6 +39,15 @@ ROUNDING = 512
 """torch's caching allocator hands out memory in multiples of this many bytes."""
 
 
+def _grouped(a: Any, b: Any, *_: Any, **__: Any) -> int:
+    """Operations of the products of a mixture's experts, (rows, in) by (experts, in, out): every row meets one of the matrices."""
+    return int(2 * a.shape[-2] * a.shape[-1] * b.shape[-1])
+
+
+FORMULAS = {**flop_registry, torch.ops.aten._grouped_mm: _grouped}
+"""torch's own, and one that it lacks."""
+
+
 @dataclass(frozen=True)
 class Traced:
     """One pass over a batch. Bytes at its peak, beside the weights and the optimizer's state."""
@@ -134,7 +143,7 @@ class Allocations(TorchDispatchMode):
         new = [self._add(tensor) for tensor in tree_leaves(made) if isinstance(tensor, torch.Tensor)]
         if any(new) or operation._schema.is_mutable:  # else it is a view
             self.n_operations += 1
-        if (formula := flop_registry.get(operation._overloadpacket)) is not None:
+        if (formula := FORMULAS.get(operation._overloadpacket)) is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=made)
         return made
 

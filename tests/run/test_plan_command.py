@@ -364,7 +364,7 @@ def test_what_does_not_go_with_a_calibration(measured: RunFolder, tmp_path: Path
     others = run_of(tmp_path / "other", [record(*run, environment={"gpu": "NVIDIA L40S"}) for run in RUNS[:3]])
     message = failure("--strategy", "lora", "--calibrate", measured.path, "--calibrate", others.path)
     assert "--calibrate: found runs of several devices (NVIDIA L40S, cpu); expected one" in message
-    assert f"{tmp_path / 'none'}: found 0 trainings" in failure("--calibrate", tmp_path / "none")
+    assert f"{tmp_path / 'none'}: no run here" in failure("--calibrate", tmp_path / "none")
 
 
 def test_runs_of_a_gpu_are_a_share_of_its_peak(tmp_path: Path) -> None:

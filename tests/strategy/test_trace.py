@@ -284,7 +284,6 @@ def test_a_mixture_of_experts(tmp_path: Path) -> None:
     assert steps[1].activations_bytes < 1.5 * steps[0].activations_bytes
 
 
-@pytest.mark.xfail(strict=True, reason="torch's counter has no formula for the grouped products of experts")
 def test_operations_of_experts(tmp_path: Path) -> None:
     base = outlined(experts(tmp_path, 4), TuningChoice(), torch.bfloat16)
     expected = 2 * forward_flops(base.shape, 32, logits_tokens=1, causal=False)
