@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -190,6 +190,21 @@ class RunFolder:
             raise BenchError(f"{path}: is broken ({error}); run the cell again") from None
         return found
 
+    def write_texts(self, task: str, texts: Mapping[Literal["items", "passages"], Mapping[str, str]]) -> None:
+        """Write ``texts/<task>.json``: what items hold only hashes and ids of. ``items``: id -> input; ``passages``: document id -> text.
+
+        A file that holds just this is left as it is. Raises BenchError.
+        """
+        path = self.path / "texts" / f"{folder_name(task)}.json"
+        content = to_json({kind: dict(of_kind) for kind, of_kind in texts.items()}, indent=0) + "\n"
+        if not path.exists() or _read_bytes(path) != content.encode("utf-8"):
+            write_atomic(path, content)
+
+    def read_texts(self, task: str) -> dict[Literal["items", "passages"], dict[str, str]]:
+        """As ``write_texts`` wrote them; empty where the run has kept none. Raises BenchError for a file that is no texts."""
+        path = self.path / "texts" / f"{folder_name(task)}.json"
+        return _parse(_read_bytes(path), _texts().validate_json, str(path)) if path.exists() else {}
+
     def read_record(self, task: str, strategy: str, seed: int) -> Record | None:
         """The record of a cell, or None where there is none. Raises BenchError where it is broken or of a newer version."""
         path = self.cell_folder(task, strategy, seed) / "record.json"
@@ -339,6 +354,11 @@ def _read_record(path: Path) -> Record:
 @cache
 def _scored_items() -> TypeAdapter[ScoredItem]:
     return TypeAdapter(ScoredItem)
+
+
+@cache
+def _texts() -> TypeAdapter[dict[Literal["items", "passages"], dict[str, str]]]:
+    return TypeAdapter(dict[Literal["items", "passages"], dict[str, str]])
 
 
 def _read_model(path: Path, model: type[M]) -> M:

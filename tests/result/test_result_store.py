@@ -325,3 +325,28 @@ def test_a_run_is_held_by_one_command_at_a_time(tmp_path: Path) -> None:
             pass
     with locked(tmp_path, "r"):
         pass
+
+
+def test_texts_read_back_and_are_written_only_when_they_changed(new_run) -> None:
+    run = new_run("run")
+    assert run.read_texts("a/b") == {}
+    texts = {"items": {"q1": "é </script>\n\u2028"}, "passages": {}}
+    run.write_texts("a/b", texts)
+    assert run.read_texts("a/b") == texts
+    (path,) = (run.path / "texts").iterdir()
+    assert path.name == "a%2Fb.json"
+    os.utime(path, (1, 1))
+    run.write_texts("a/b", texts)
+    assert path.stat().st_mtime == 1
+    run.write_texts("a/b", texts | {"passages": {"d1": "text"}})
+    assert run.read_texts("a/b")["passages"] == {"d1": "text"}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"items": {"q1": 3}}', '{"other": {}}'])
+def test_what_is_no_texts_is_one_line(new_run, content: str) -> None:
+    run = new_run("run")
+    run.write_texts("t", {"items": {}})
+    (run.path / "texts" / "t.json").write_text(content)
+    with pytest.raises(BenchError) as error:
+        run.read_texts("t")
+    assert "texts/t.json" in one_line(error)
