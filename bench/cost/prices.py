@@ -76,6 +76,9 @@ class StoragePrice(BaseModel):
     source: str
     as_of: date
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.price:g} USD per GiB and month ({self.source}, {self.as_of.isoformat()})"
+
 
 class Prices(BaseModel):
     """The keys of a price file."""

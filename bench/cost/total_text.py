@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 from bench.cost.assumptions import Assumptions
-from bench.cost.prices import StoragePrice
 from bench.cost.total import COLUMNS, TotalCosts
 from bench.result.text import NONE, as_csv, as_json, check_format, escaped, markdown_list, markdown_table
 
@@ -80,7 +79,7 @@ def _markdown(costs: TotalCosts) -> str:
     parts.append(markdown_list([f"{key}: {_number(value)}" for key, value in costs.assumptions]))
     if costs.prices:
         parts.append("Prices\n")
-        parts.append(markdown_list([_price(price) for price in costs.prices]))
+        parts.append(markdown_list(map(str, costs.prices)))
     parts.append(markdown_list(LEGEND))
     return "\n".join(parts)
 
@@ -262,12 +261,6 @@ def _score(value: float | None) -> str:
 
 def _number(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:,.10g}"
-
-
-def _price(price: Any) -> str:
-    if isinstance(price, StoragePrice):
-        return f"{price.name}: {price.price:g} USD per GiB and month ({price.source}, {price.as_of.isoformat()})"
-    return str(price)
 
 
 def _and(names: Sequence[str]) -> str:

@@ -46,14 +46,14 @@ def _rows_of(arm: Arm, wanted: str | None) -> Iterable[dict[str, Any]]:
             yield {**head, "probe": name, "reason": reason or "nothing was measured"}
         for key in keys:
             values = [r.values[key] for r in results if key in r.values]
-            value, low, high = _interval(values)
+            value, low, high = pooled_value(values)
             yield {
                 **head, "probe": name, "value_name": key, "value": value, "ci_low": low, "ci_high": high,
                 "n_scored": values[0].n_scored, "n_seeds": len(values),
             }  # fmt: skip
 
 
-def _interval(values: Sequence[MetricValue]) -> Interval:
+def pooled_value(values: Sequence[MetricValue]) -> Interval:
     found = np.array([v.value for v in values])
     lows, highs = [v.ci_low for v in values], [v.ci_high for v in values]
     mean = float(found.mean())
