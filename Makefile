@@ -31,10 +31,10 @@ claims: $(INSTALLED)  ## run what decides the claims of bench/claims.yaml and ju
 	set -e; for suite in $(CLAIMS); do $(BIN)/bench run $$suite $(ARGS); done
 	$(BIN)/bench claims $(addprefix results/,$(CLAIMS))
 
-report: $(INSTALLED)  ## print the table of the newest run under results/
+report: $(INSTALLED)  ## write the decision report of the newest run under results/ to report.html
 	@run=$$(ls -t results/*/run.json 2>/dev/null | grep -v '^results/baseline/' | head -n 1); \
 	if [ -z "$$run" ]; then echo "error: no run under results/; start with: make bench" >&2; exit 2; fi; \
-	set -x; $(BIN)/bench table "$$(dirname "$$run")" $(ARGS)
+	set -x; $(BIN)/bench report "$$(dirname "$$run")" $(ARGS)
 
 test: $(INSTALLED)  ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)

@@ -17,6 +17,7 @@ import typer
 from bench.cost.cli import register as register_cost
 from bench.errors import BenchError, did_you_mean
 from bench.metric.cli import register as register_metrics
+from bench.report.cli import register as register_report
 from bench.result.cli import register as register_result
 from bench.settings import parse_assignments
 from bench.world.cli import base_app, world_app
@@ -199,6 +200,7 @@ def table(
 
 register_result(app)
 register_cost(app)
+register_report(app)
 
 
 @app.command()

@@ -1,0 +1,55 @@
+"""The command that writes the decision report, from records alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(report)
+
+
+def report(
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs; several are read together.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The HTML file; the same in Markdown is written beside it.")] = Path(
+        "report.html"
+    ),
+    constraints: Annotated[
+        Path | None, typer.Option(help="A file of hard constraints and weights; default: none, and the usual weights.")
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="A price file; default: the one that comes with the package.")] = None,
+    assumptions: Annotated[
+        Path | None, typer.Option(help="A file of cost assumptions; what it leaves out is as in the one of the package.")
+    ] = None,
+) -> None:
+    """Write the decision report: which strategy to use for each task, how sure that is, and what would change the answer.
+
+    Example: bench report results/default -o report.html
+    """
+    from bench.cost.assumptions import load_assumptions
+    from bench.cost.prices import load_prices
+    from bench.errors import BenchError
+    from bench.report.constraints import load_constraints
+    from bench.report.contents import decided
+    from bench.report.evidence import gather
+    from bench.report.page import render_page
+    from bench.report.text import render_text
+    from bench.result.store import write_atomic
+
+    if output.suffix not in (".html", ".htm"):
+        raise BenchError(f"--output: found {output}, expected a name that ends with .html; the Markdown is written beside it")
+    wanted = load_constraints(constraints)
+    assumed = load_assumptions(assumptions).model_copy(update=wanted.assumptions())
+    evidence = gather(run_folders, load_prices(prices), assumed)
+    reports = decided(evidence, wanted)
+    write_atomic(output, render_page(evidence, reports, wanted))
+    write_atomic(output.with_suffix(".md"), render_text(evidence, reports, wanted))
+    for found in reports:
+        choice = found.decision.recommended or "nothing is eligible"
+        certainty = f" ({found.decision.certainty})" if found.decision.certainty else ""
+        typer.echo(f"{found.task.task}: {choice}{certainty}")
+    typer.echo(f"Written: {output}, {output.with_suffix('.md')}")
