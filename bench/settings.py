@@ -79,7 +79,7 @@ def parse_assignments(settings: list[str], option: str) -> dict[str, Any]:
     for setting in settings:
         key, sign, value = setting.partition("=")
         if not sign:
-            raise BenchError(f'{option} {setting}: expected KEY=VALUE, such as "tuning.batch_size=32"')
+            raise BenchError(f"{option} {setting}: expected KEY=VALUE")
         try:
             found[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:

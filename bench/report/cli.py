@@ -21,6 +21,9 @@ def report(
     constraints: Annotated[
         Path | None, typer.Option(help="A file of hard constraints and weights; default: none, and the usual weights.")
     ] = None,
+    require: Annotated[
+        list[str] | None, typer.Option("--require", help="KEY=VALUE over that file, such as minimum_quality=0.8; may be repeated.")
+    ] = None,
     prices: Annotated[Path | None, typer.Option(help="A price file; default: the one that comes with the package.")] = None,
     assumptions: Annotated[
         Path | None, typer.Option(help="A file of cost assumptions; what it leaves out is as in the one of the package.")
@@ -28,7 +31,7 @@ def report(
 ) -> None:
     """Write the decision report: which strategy to use for each task, how sure that is, and what would change the answer.
 
-    Example: bench report results/default -o report.html
+    Example: bench report results/default -o report.html --require maximum_hallucination=0.05 --require no_training=true
     """
     from bench.cost.assumptions import load_assumptions
     from bench.cost.prices import load_prices
@@ -39,10 +42,11 @@ def report(
     from bench.report.page import render_page
     from bench.report.text import render_text
     from bench.result.store import write_atomic
+    from bench.settings import parse_assignments
 
     if output.suffix not in (".html", ".htm"):
         raise BenchError(f"--output: found {output}, expected a name that ends with .html; the Markdown is written beside it")
-    wanted = load_constraints(constraints)
+    wanted = load_constraints(constraints, parse_assignments(require, "--require") if require else None)
     assumed = load_assumptions(assumptions).model_copy(update=wanted.assumptions())
     evidence = gather(run_folders, load_prices(prices), assumed)
     reports = decided(evidence, wanted)

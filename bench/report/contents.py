@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,35 +68,6 @@ class Difference:
     verdict: str
     """better, worse, "not distinguishable", baseline, or empty where there is no test."""
     value: float | None
-
-
-def visible(text: str) -> str:
-    """Text with its control characters as symbols: ANSI codes cannot act, and characters that turn the direction of text around are
-    named. Line breaks stay; tabs become spaces."""
-    return "".join(_visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if character == "\n":
-        return character
-    if character == "\t":
-        return "    "
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "\u2421"
-    # Cc: C1 controls; Cs: lone surrogates, which no file can hold; Bidi controls are Cf, as are joiners that scripts and emoji need.
-    if unicodedata.category(character) in ("Cc", "Cs") or code in (
-        0x061C,
-        0x200E,
-        0x200F,
-        0xFEFF,
-        *range(0x202A, 0x202F),
-        *range(0x2066, 0x206A),
-    ):
-        return f"⟨U+{code:04X}⟩"
-    return character
 
 
 def quality_unit(task: TaskEvidence) -> Unit:

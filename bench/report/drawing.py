@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
+from bench.result.text import visible as as_symbols
 
 WIDTH = 640
 """Of every chart, in units of its view box."""
@@ -93,9 +94,8 @@ class Axis:
 
 
 def visible(text: str) -> str:
-    """Text without what a browser would obey or drop: control, format and bidirectional characters become visible symbols."""
-    shown = (c if c.isprintable() else chr(0x2400 + ord(c)) if ord(c) < 0x20 else "\ufffd" for c in text)
-    return "".join(shown)
+    """Text on one line, its control characters as symbols."""
+    return as_symbols(text).replace("\n", "\u240a")
 
 
 def shortened(text: str, length: int = 22) -> str:

@@ -32,10 +32,9 @@ from bench.report.contents import (
     quality,
     quality_unit,
     threats,
-    visible,
 )
 from bench.report.model import Candidate, Evidence, Measure, TaskEvidence
-from bench.result.text import NONE
+from bench.result.text import NONE, visible
 
 if TYPE_CHECKING:
     import jinja2

@@ -21,10 +21,9 @@ from bench.report.contents import (
     quality,
     quality_unit,
     threats,
-    visible,
 )
 from bench.report.model import Evidence, Measure
-from bench.result.text import NONE, escaped, markdown_list, markdown_table
+from bench.result.text import NONE, escaped, markdown_list, markdown_table, visible
 
 if TYPE_CHECKING:
     from bench.report.axes import Unit

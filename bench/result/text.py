@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -84,3 +85,32 @@ def shown_count(value: float | None) -> str:
         if value >= size:
             return f"{value / size:.3g} {prefix}" if value < 999.5 * size else f"{value / size:.0f} {prefix}"
     return f"{value:.0f}"
+
+
+def visible(text: str) -> str:
+    """Text with its control characters as symbols: ANSI codes cannot act, and characters that turn the direction of text around are
+    named. Line breaks stay; tabs become spaces."""
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if character == "\n":
+        return character
+    if character == "\t":
+        return "    "
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "\u2421"
+    # Cc: C1 controls; Cs: lone surrogates, which no file can hold; Bidi controls are Cf, as are joiners that scripts and emoji need.
+    if unicodedata.category(character) in ("Cc", "Cs") or code in (
+        0x061C,
+        0x200E,
+        0x200F,
+        0xFEFF,
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+    ):
+        return f"⟨U+{code:04X}⟩"
+    return character

@@ -11,8 +11,9 @@ import pytest
 from report.cases import HOSTILE, IMAGE, SCRIPT, evidence, hostile_task
 
 from bench.report.constraints import Constraints
-from bench.report.contents import decided, visible
+from bench.report.contents import decided
 from bench.report.page import SECTIONS, render_page
+from bench.result.text import visible
 
 CHROMIUM = Path("/usr/bin/chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

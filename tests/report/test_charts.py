@@ -454,6 +454,6 @@ def test_ticks_are_round() -> None:
 
 
 def test_text_is_made_visible_and_short() -> None:
-    assert visible("a\x1b\n\u202eb") == "a␛␊�b"
+    assert visible("a\x1b\n\u202eb") == "a␛␊⟨U+202E⟩b"
     assert shortened("x" * 30, 10) == "x" * 9 + "…"
     assert shortened("short") == "short"

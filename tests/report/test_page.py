@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from bench.errors import BenchError
 from bench.report.cli import register
 from bench.report.constraints import Constraints, Weights
-from bench.report.contents import decided, differences, headings, letters, visible
+from bench.report.contents import decided, differences, headings, letters
 from bench.report.model import Evidence, Measure, Pair, TaskEvidence
 from bench.report.page import SECTIONS, render_page, script_json
 from bench.report.text import plain, render_text
-from bench.result.text import markdown_table
+from bench.result.text import markdown_table, visible
 
 
 def page_of(given: Evidence, constraints: Constraints | None = None) -> str:
@@ -311,11 +311,23 @@ def test_the_command_writes_both_files(app: typer.Typer, tmp_path: Path) -> None
     assert "results/one" in out.read_text(encoding="utf-8")
 
 
+def test_what_is_required_goes_over_the_file(app: typer.Typer, tmp_path: Path) -> None:
+    limits = tmp_path / "limits.yaml"
+    limits.write_text("maximum_hallucination: 0.1\nmust_cite_sources: true\n")
+    given = ["--constraints", str(limits), "--require", "maximum_hallucination=0.2", "-o", str(tmp_path / "report.html")]
+    assert CliRunner().invoke(app, ["report", "results/one", *given]).exit_code == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "hallucination 30 % is above 20 %" in text
+    assert "above 10 %" not in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["-o", "report.md"], "--output: found report.md, expected a name that ends with .html"),
         (["--constraints", "none.yaml"], "none.yaml"),
+        (["--require", "minimum_qality=0.5"], 'unknown key "minimum_qality"; did you mean "minimum_quality"'),
+        (["--require", "no_training"], "--require no_training: expected KEY=VALUE"),
     ],
 )
 def test_the_command_names_what_is_wrong(app: typer.Typer, arguments: list[str], message: str) -> None:
