@@ -14,7 +14,10 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs; several are read together.")],
+    run_folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Runs, read together; of two runs of the same cells the second is compared with the first."),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The HTML file; the same in Markdown is written beside it.")] = Path(
         "report.html"
     ),

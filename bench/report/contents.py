@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.report.axes import Unit, shown, shown_interval
-from bench.report.model import Candidate, Evidence, Measure, Pair, TaskEvidence
+from bench.report.model import Candidate, Evidence, Measure, TaskEvidence
+from bench.result.text import NONE
 
 if TYPE_CHECKING:
     from bench.report.constraints import Constraints
@@ -128,15 +129,36 @@ def differences(task: TaskEvidence, baseline: str) -> dict[str, Difference]:
         turned = Measure(sign * d.value, ends[0], ends[1])
         text = shown(turned.value, unit, signed=True).replace(" %", " points")
         found[pair.a if sign == 1 else pair.b] = Difference(
-            text, shown_interval(turned, unit, signed=True), _verdict(task, pair, turned.value), turned.value
+            text, shown_interval(turned, unit, signed=True), _verdict(task, pair.p, turned.value), turned.value
         )
     return found
 
 
-def _verdict(task: TaskEvidence, pair: Pair, value: float) -> str:
-    if pair.p is None:
+def change_table(task: TaskEvidence) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of what changed since the earlier run; no rows where there is none."""
+    unit = quality_unit(task)
+    units: dict[str, Unit] = {"setup_seconds": "seconds", "seconds_per_1000_requests": "seconds", "peak_memory_bytes": "bytes"}
+    head = ["Strategy", f"{task.metric} before", "after", "Difference", "Verdict", "Items", "Set-up", "Time per 1,000", "Peak memory"]
+    rows = []
+    for change in task.changes:
+        values = [NONE if m is None else f"{shown(m.value, unit)} {shown_interval(m, unit)}".strip() for m in (change.before, change.after)]
+        d = change.difference
+        if d is None:
+            said = [NONE, change.reason or NONE]
+        else:
+            text = f"{shown(d.value, unit, signed=True)} {shown_interval(d, unit, signed=True)}".replace(" %", " points").strip()
+            said = [text, _verdict(task, change.p, d.value)]
+        costs = [
+            " → ".join(NONE if value is None else shown(value, units[name]) for value in pair) for name, pair in change.costs.items()
+        ]
+        rows.append([change.strategy, *values, *said, str(change.n_items) if d else NONE, *costs])
+    return head, rows
+
+
+def _verdict(task: TaskEvidence, p: float | None, value: float) -> str:
+    if p is None:
         return ""
-    if pair.p > ALPHA or value == 0:
+    if p > ALPHA or value == 0:
         return "not distinguishable"
     return "better" if (value > 0) == task.higher_is_better else "worse"
 

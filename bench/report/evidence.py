@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from bench.metric.registry import get, higher_is_better, metric_names
 from bench.report.model import Candidate, Evidence, Measure, Pair, Standing, TaskEvidence
 from bench.report.questions import read_questions
 from bench.report.reproduce import command_of, environment_of, fingerprints_of
+from bench.report.two_runs import are_versions, changes
 from bench.result.arms import Arm, groups_of, load_arms
 from bench.result.probes import pooled_value, probe_rows
 from bench.result.schema import Memory, Run
@@ -35,7 +36,8 @@ CLAIM_GOALS = {"greater": "above 0", "not_greater": "below the margin", "equal":
 def gather(runs: Sequence[Path], prices: Prices, assumptions: Assumptions) -> Evidence:
     """The evidence of runs that belong together, in the order of the suite.
 
-    Runs that differ in ``budget.train_examples`` and share cells make learning curves; all else is then of the largest one. Costs that
+    Runs that differ in ``budget.train_examples`` and share cells make learning curves; all else is then of the largest one. Of two other
+    runs that share cells the second one is reported, with what changed since the first. Costs that
     cannot be known (a device without a price), claims that cannot be judged and curves that cannot be drawn are left out and named in
     ``notes``. Raises BenchError for a run without records or ``run.json``, a broken file, and runs that hold different cells of one name.
     """
@@ -45,12 +47,17 @@ def gather(runs: Sequence[Path], prices: Prices, assumptions: Assumptions) -> Ev
             raise BenchError(f"{folder.path}: no such run folder")
     headers = [folder.read_run() for folder in folders]
     sizes = _sizes(folders, headers)
+    versions = not sizes and are_versions(folders)
+    changed = changes(*folders) if versions else {}
+    if versions:
+        folders, headers = folders[1:], headers[1:]
     book = _Book([folder for _, folder in sorted(sizes.items())][-1:] if sizes else folders, prices, assumptions)
     points, crossovers = _curves(folders, book.notes) if sizes else ([], [])
     tasks = []
     for group in groups_of(book.arms):
         own = {"task": group[0].task, "model": group[0].model}
-        tasks.append(book.task(group, *([row for row in rows if own.items() <= row.items()] for rows in (points, crossovers))))
+        found = book.task(group, *([row for row in rows if own.items() <= row.items()] for rows in (points, crossovers)))
+        tasks.append(replace(found, changes=changed.get((group[0].task, group[0].model), ())))
     return Evidence(
         tasks=tuple(tasks),
         runs=tuple(str(run) for run in runs),

@@ -57,6 +57,23 @@ class Pair:
     cheaper_above: str | None
 
 
+class Change(NamedTuple):
+    """One strategy in two runs, the second minus the first."""
+
+    strategy: str
+    before: Measure | None
+    after: Measure | None
+    difference: Measure | None
+    """On the items that both runs have."""
+    p: float | None
+    """Holm-adjusted over the strategies of the task."""
+    n_items: int
+    costs: dict[str, tuple[float | None, float | None]]
+    """Measure -> before and after."""
+    reason: str | None
+    """Why there is no difference."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What one strategy answered to one item."""
@@ -111,6 +128,8 @@ class TaskEvidence:
     """Where one curve overtakes another (`bench.result.curve.Curves.crossovers`): a, b, crossover, low, high, ahead_at_largest."""
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     """Strategy -> kind of error -> share of all items."""
+    changes: tuple[Change, ...] = ()
+    """Against an earlier run of the same cells, where two were given."""
     memory: dict[str, dict[str, int]] = field(default_factory=dict)
     """Strategy -> part -> bytes, of the phase with the highest peak."""
 
@@ -125,6 +144,7 @@ class Evidence:
 
     tasks: tuple[TaskEvidence, ...]
     runs: tuple[str, ...]
+    """Of two runs of the same cells the first is what the second is compared with."""
     command: str
     """That makes the runs again."""
     environment: dict[str, Any]

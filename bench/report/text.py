@@ -11,6 +11,7 @@ from bench.report.contents import (
     asked_for,
     baseline_of,
     best_first,
+    change_table,
     differences,
     fingerprints_of,
     flattened,
@@ -105,7 +106,9 @@ def _comparison(report: TaskReport) -> str:
         rows.append(
             [c.strategy, of.get(c.strategy, NONE), _shown(quality(task, c), quality_unit(task)), difference, *measured, str(c.n_seeds)]
         )
-    return _table(head, rows) + "\nStrategies that share a letter are not distinguishable (Holm-adjusted p > .05).\n"
+    text = _table(head, rows) + "\nStrategies that share a letter are not distinguishable (Holm-adjusted p > .05).\n"
+    changed_head, changed = change_table(task)
+    return text + ("\n#### Since the earlier run\n\n" + _table(changed_head, changed) if changed else "")
 
 
 def _sensitivity(report: TaskReport) -> list[str]:

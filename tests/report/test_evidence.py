@@ -318,7 +318,7 @@ def test_bad_runs_are_named(tmp_path: Path, run: RunFolder) -> None:
     other = new_run(tmp_path / "other", ["rag"])
     add(other, "rag", items(3), RAG)
     with pytest.raises(BenchError, match="hold different cells support/rag/s0"):
-        gather([run.path, other.path], PRICES, ASSUMPTIONS)
+        gather([run.path, other.path, tmp_path / "bare"], PRICES, ASSUMPTIONS)  # of two, the second would be compared with the first
 
 
 # ------------------------------------------------------------------------------------------ the command
