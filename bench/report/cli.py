@@ -9,8 +9,9 @@ import typer
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command()(report)
+    """Add the commands to the command line."""
+    for command in (report, view):
+        app.command()(command)
 
 
 def report(
@@ -60,3 +61,36 @@ def report(
         certainty = f" ({found.decision.certainty})" if found.decision.certainty else ""
         typer.echo(f"{found.task.task}: {choice}{certainty}")
     typer.echo(f"Written: {output}, {output.with_suffix('.md')}")
+
+
+def view(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder; the run may still be going on.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0: any that is free.")] = 8642,
+    constraints: Annotated[Path | None, typer.Option(help="As of `bench report`.")] = None,
+) -> None:
+    """Serve a run's decision report with its live progress, to this machine alone; Ctrl-C ends it.
+
+    Example: bench view results/default
+    """
+    from bench.cost.assumptions import load_assumptions
+    from bench.cost.prices import load_prices
+    from bench.report.constraints import load_constraints
+    from bench.report.contents import decided
+    from bench.report.evidence import gather
+    from bench.report.page import render_page
+    from bench.report.view import HOST, View, server
+    from bench.result.store import RunFolder
+
+    wanted = load_constraints(constraints)
+    assumed = load_assumptions(None).model_copy(update=wanted.assumptions())
+
+    def render() -> str:
+        evidence = gather([run_folder], load_prices(), assumed)
+        return render_page(evidence, decided(evidence, wanted), wanted)
+
+    with server(View(RunFolder(run_folder), render), port) as listening:
+        typer.echo(f"http://{HOST}:{listening.server_port}/  (Ctrl-C ends it)")
+        try:
+            listening.serve_forever()
+        except KeyboardInterrupt:
+            typer.echo("ended")
