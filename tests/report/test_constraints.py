@@ -163,3 +163,8 @@ def test_numbers_in_words() -> None:
     assert with_interval(Measure(-0.0001, -0.1, 0.1), "points") == "0 points [-10, 10]"
     assert with_interval(Measure(2, 1, 3), "usd") == "2.00 USD [1.00, 3.00]"
     assert in_unit(3.14159, "number") == "3.142"
+
+
+def test_the_docs_name_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+    assert [key for key in Constraints.model_fields if f"`{key}`" not in page] == []
