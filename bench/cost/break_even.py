@@ -21,9 +21,9 @@ import numpy as np
 from bench.cost.assumptions import Assumptions
 from bench.metric.registry import higher_is_better
 from bench.result.arms import Arm
-from bench.result.compare import ArmScores, difference_of, pair_of, score_group, seed_noise
+from bench.result.compare import ArmScores, paired_differences, score_group, seed_noise
 from bench.result.paired import ALPHA
-from bench.result.statistics import FloatArray, holm
+from bench.result.statistics import FloatArray
 
 Row = dict[str, Any]
 CROSSINGS = ("break_even_requests", "break_even_refreshes_per_month", "break_even_error_usd")
@@ -154,18 +154,18 @@ def _cheaper(total_a: FloatArray, total_b: FloatArray, names: tuple[str, str]) -
 def _qualities(group: Sequence[Arm], scored: Sequence[ArmScores | None], pairs: Sequence[tuple[int, int]]) -> list[Row]:
     noise = seed_noise(group, scored)
     sign = {True: 1.0, False: -1.0, None: 0.0}[higher_is_better(next((arm.primary_metric for arm in group if arm.primary_metric), None))]
-    found: list[Row] = []
+    rows: dict[tuple[int, int], Row] = {}
+    chosen = {}
     for i, j in pairs:
         a, b = scored[i], scored[j]
-        row: Row = {"value_a": a and float(a.values.mean()), "value_b": b and float(b.values.mean())}
-        pair = pair_of(a, b)
-        if a is not None and b is not None and pair is not None:
-            difference = difference_of(group[i], group[j], a, b, pair, noise)
-            row |= {"difference": difference.delta, "difference_low": difference.low, "difference_high": difference.high}
-            row["p_holm"] = difference.p
-        found.append(row)
-    compared = [row for row in found if "p_holm" in row]
-    for row, p in zip(compared, holm([row["p_holm"] for row in compared]), strict=True):
-        ahead = sign * row["difference"]
-        row |= {"p_holm": p, "verdict": "not told apart" if p > ALPHA or ahead == 0 else "better" if ahead > 0 else "worse"}
-    return found
+        rows[i, j] = {"value_a": a and float(a.values.mean()), "value_b": b and float(b.values.mean())}
+        if a is not None and b is not None:
+            chosen[i, j] = ((group[i], a), (group[j], b))
+    for place, found in zip(chosen, paired_differences(list(chosen.values()), noise), strict=True):
+        if found is not None:
+            _, difference, p = found
+            ahead = sign * difference.delta
+            verdict = "not told apart" if p > ALPHA or ahead == 0 else "better" if ahead > 0 else "worse"
+            rows[place] |= {"difference": difference.delta, "difference_low": difference.low, "difference_high": difference.high}
+            rows[place] |= {"p_holm": p, "verdict": verdict}
+    return list(rows.values())

@@ -12,7 +12,7 @@ from bench.metric.registry import get, higher_is_better, metric_names
 from bench.report.model import Candidate, Evidence, Measure, Pair, Standing, TaskEvidence
 from bench.report.questions import read_questions
 from bench.report.reproduce import command_of, environment_of, fingerprints_of
-from bench.report.two_runs import are_versions, changes
+from bench.report.two_runs import changes, shared_cells
 from bench.result.arms import Arm, groups_of, load_arms
 from bench.result.probes import pooled_value, probe_rows
 from bench.result.schema import Memory, Run
@@ -37,9 +37,9 @@ def gather(runs: Sequence[Path], prices: Prices, assumptions: Assumptions) -> Ev
     """The evidence of runs that belong together, in the order of the suite.
 
     Runs that differ in ``budget.train_examples`` and share cells make learning curves; all else is then of the largest one. Of two other
-    runs that share cells the second one is reported, with what changed since the first. Costs that
-    cannot be known (a device without a price), claims that cannot be judged and curves that cannot be drawn are left out and named in
-    ``notes``. Raises BenchError for a run without records or ``run.json``, a broken file, and runs that hold different cells of one name.
+    runs that share cells the second one is reported, with what changed since the first. Costs that cannot be known (a device without a
+    price), claims that cannot be judged and curves that cannot be drawn are left out and named in ``notes``. Raises BenchError for a run
+    without records or ``run.json``, a broken file, and runs that hold different cells of one name.
     """
     folders = [RunFolder(run) for run in runs]
     for folder in folders:
@@ -47,7 +47,7 @@ def gather(runs: Sequence[Path], prices: Prices, assumptions: Assumptions) -> Ev
             raise BenchError(f"{folder.path}: no such run folder")
     headers = [folder.read_run() for folder in folders]
     sizes = _sizes(folders, headers)
-    versions = not sizes and are_versions(folders)
+    versions = not sizes and len(folders) == 2 and bool(shared_cells(folders))
     changed = changes(*folders) if versions else {}
     if versions:
         folders, headers = folders[1:], headers[1:]
@@ -196,17 +196,13 @@ class _Book:
         )
 
     def _compared(self, chosen: Sequence[tuple[Scored, Scored]], noise: SeedNoise, share: bool) -> list[Pair]:
-        from bench.result.compare import difference_of, pair_of
+        from bench.result.compare import paired_differences
         from bench.result.paired import detectable_difference
-        from bench.result.statistics import holm
 
-        compared = []
-        for (a, scores_a), (b, scores_b) in chosen:
-            pair = pair_of(scores_a, scores_b)
-            if pair is not None:
-                compared.append((a, b, difference_of(a, b, scores_a, scores_b, pair, noise)))
+        differences = paired_differences(chosen, noise)
+        compared = [(a, b, found, p) for ((a, _), (b, _)), one in zip(chosen, differences, strict=True) if one for _, found, p in [one]]
         pairs = []
-        for (a, b, found), p in zip(compared, holm([found.p for _, _, found in compared]), strict=True):
+        for a, b, found, p in compared:
             low, high = found.low, found.high
             if share and low is not None and high is not None:
                 low, high = max(-1.0, low), min(1.0, high)
@@ -254,8 +250,7 @@ def _sizes(folders: Sequence[RunFolder], headers: Sequence[Run]) -> dict[int, Ru
     by_size = {size: folder for size, folder in zip(sizes, folders, strict=True) if isinstance(size, int)}
     if len(by_size) < 2 or len(by_size) < len(folders):
         return {}
-    cells = [{path.parent.relative_to(f.path) for path in (f.path / "cells").glob("*/*/s*/record.json")} for f in folders]
-    return by_size if set.intersection(*cells) else {}
+    return by_size if shared_cells(folders) else {}
 
 
 def _curves(folders: Sequence[RunFolder], notes: list[str]) -> tuple[list[Row], list[Row]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.report.model import Change, Measure
@@ -18,12 +19,9 @@ Key = tuple[str, str]
 """(task, model)"""
 
 
-def are_versions(folders: Sequence[RunFolder]) -> bool:
-    """Whether these are two runs with a cell of the same task, strategy and seed in both."""
-    if len(folders) != 2:
-        return False
-    first, second = ({path.parent.relative_to(f.path) for path in (f.path / "cells").glob("*/*/s*/record.json")} for f in folders)
-    return bool(first & second)
+def shared_cells(folders: Sequence[RunFolder]) -> set[Path]:
+    """The cells (task, strategy, seed) that all of the runs hold, as paths within a run."""
+    return set.intersection(*({path.parent.relative_to(folder.path) for path in folder.record_paths()} for folder in folders))
 
 
 def changes(before: RunFolder, after: RunFolder) -> dict[Key, tuple[Change, ...]]:
@@ -41,8 +39,7 @@ def changes(before: RunFolder, after: RunFolder) -> dict[Key, tuple[Change, ...]
 def _of_task(
     key: Key, groups: Sequence[list[Arm]], tables: Sequence[Mapping[tuple[str, str, str], Mapping[str, object]]]
 ) -> tuple[Change, ...]:
-    from bench.result.compare import difference_of, pair_of, score_group, seed_noise
-    from bench.result.statistics import holm
+    from bench.result.compare import paired_differences, score_group, seed_noise
 
     scored = [score_group(group) for group in groups]
     noise = seed_noise([*groups[0], *groups[1]], [*scored[0], *scored[1]])
@@ -51,7 +48,7 @@ def _of_task(
     ]
     names = list(dict.fromkeys([*of[1], *of[0]]))
     found: dict[str, Change] = {}
-    compared: dict[str, float] = {}
+    chosen = {}
     for name in names:
         rows = [table.get((*key, name)) for table in tables]
         values = [_measure(row) for row in rows]
@@ -67,15 +64,13 @@ def _of_task(
         if _other_questions(old, new):
             found[name] = change._replace(reason="the items are other questions in one of the runs")
             continue
-        pair = pair_of(new_scores, old_scores)
-        if pair is None or new_scores is None or old_scores is None:
-            found[name] = change._replace(reason="the runs share no item")
-            continue
-        difference = difference_of(new, old, new_scores, old_scores, pair, noise)
-        compared[name] = difference.p
-        found[name] = change._replace(difference=Measure(difference.delta, difference.low, difference.high), n_items=len(pair.clusters))
-    for name, p in zip(compared, holm(list(compared.values())), strict=True):
-        found[name] = found[name]._replace(p=p)
+        found[name] = change._replace(reason="the runs share no item")
+        if new_scores is not None and old_scores is not None:
+            chosen[name] = ((new, new_scores), (old, old_scores))
+    for name, one in zip(chosen, paired_differences(list(chosen.values()), noise), strict=True):
+        if one is not None:
+            pair, d, p = one
+            found[name] = found[name]._replace(difference=Measure(d.delta, d.low, d.high), p=p, n_items=len(pair.clusters), reason=None)
     return tuple(found[name] for name in names if name in found)
 
 

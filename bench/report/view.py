@@ -91,7 +91,7 @@ class View:
         return PAGE.format(name=name, policy=policy, line=line, script=SCRIPT)
 
     def _stamp(self) -> str:
-        paths = sorted(self.folder.path.glob("cells/*/*/s*/record.json"))
+        paths = self.folder.record_paths()
         return hashlib.sha256("".join(f"{path}{path.stat().st_mtime_ns}" for path in paths).encode()).hexdigest()[:16]
 
     def _partial(self) -> list[Any]:

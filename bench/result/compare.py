@@ -19,6 +19,7 @@ from bench.result.statistics import (
     PooledInterval,
     add_seed_variance,
     bootstrap_interval,
+    holm,
     macro_f1_of_sums,
     macro_f1_rows,
     paired_difference,
@@ -89,6 +90,19 @@ def difference_of(a: Arm, b: Arm, scores_a: ArmScores, scores_b: ArmScores, pair
 def _items_part(rows: FloatArray, pair: Pair) -> float:
     """What items alone add to the variance between an arm's seeds; of macro F1 it is unknown and no part of the excess."""
     return seed_variances(rows, pair.clusters)[1] if pair.is_mean and len(rows) > 1 else 0.0
+
+
+def paired_differences(
+    chosen: Sequence[tuple[tuple[Arm, ArmScores], tuple[Arm, ArmScores]]], noise: SeedNoise
+) -> list[tuple[Pair, Difference, float] | None]:
+    """For each (a, b) their shared items, a minus b on those, and its p, Holm-adjusted over all that were compared; None where
+    ``pair_of`` finds nothing to compare."""
+    found: list[tuple[Pair, Difference] | None] = []
+    for (a, scores_a), (b, scores_b) in chosen:
+        pair = pair_of(scores_a, scores_b)
+        found.append(None if pair is None else (pair, difference_of(a, b, scores_a, scores_b, pair, noise)))
+    adjusted = iter(holm([difference.p for _, difference in filter(None, found)]))
+    return [None if one is None else (*one, next(adjusted)) for one in found]
 
 
 def p_of_no_difference(best: Arm, other: Arm, a: ArmScores | None, b: ArmScores | None, noise: SeedNoise) -> float:

@@ -223,8 +223,11 @@ class RunFolder:
 
     def records(self) -> Iterator[Record]:
         """All records in the order of task, strategy, seed. Raises BenchError at the first that cannot be read."""
-        paths = sorted((self.path / "cells").glob("*/*/s*/record.json"), key=_cell_order)
-        return map(_read_record, paths)
+        return map(_read_record, self.record_paths())
+
+    def record_paths(self) -> list[Path]:
+        """The ``record.json`` of every finished cell, in the same order."""
+        return sorted((self.path / "cells").glob("*/*/s*/record.json"), key=_cell_order)
 
     def item_writer(self, task: str, strategy: str, seed: int, cell_id: str) -> ItemWriter:
         """An open writer for the items of a cell; what a killed run of the same cell id left is in its ``items``."""

@@ -210,7 +210,7 @@ def _status(arm: Arm) -> tuple[str, str | None]:
 def setup_seconds(records: Sequence[Record], clock: str) -> float | None:
     """Seconds to set the strategy up once: making training rows, tuning and validation, with all trials of a search, and indexing.
 
-    Of the cell that searched: its tune phase holds the trials, and the best of them is the model that it keeps. Where several
+    Of the cell that searched: its phases hold the trials, and the best of them is the model that it keeps. Where several
     searched, or none did, the mean over them.
     """
     return _mean(sum(getattr(phase, clock) for phase in _setup(record)) for record in _searched(records))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -153,7 +154,7 @@ class Planner:
         """All of it."""
         tuning = self.strategy.tuning
         trains = tuning.method not in ("none", "features")
-        found = self.outlined()
+        found = self.outlined() if trains else self._base
         self._fit(found.model.window)
         kept = found.kept_bytes if trains else 0
         trainable = found.trainable_params
@@ -271,14 +272,15 @@ class Planner:
     def _features(self) -> tuple[float, float | None]:
         """Operations and seconds of reading every example once; the classifier itself is negligible."""
         rows = min(FEATURE_ROWS, self.work.examples)
-        read = trace_prompt(self._base(), rows, self.prompt_tokens, autocast=self.autocast)
+        read = trace_prompt(self._base, rows, self.prompt_tokens, autocast=self.autocast)
         batches = self.work.examples / rows
         if self.speed is None:
             return batches * read.flops, None
         return batches * read.flops, batches * seconds(read.flops, read.n_operations, 0, self.speed, self.target.constants.answering)
 
+    @cached_property
     def _base(self) -> Outline:
-        """For answers: in the type that weights are kept in when nothing trains."""
+        """For answers: in the type that weights are kept in when nothing trains. Prompts leave it as it is."""
         return outlined(self.model, self.strategy.tuning, self.dtype, self.dtype, self.work.labels)
 
     # ------------------------------------------------------------------------------------------ serving
@@ -286,7 +288,7 @@ class Planner:
     def _serving(self) -> tuple[Memory, Estimate | None, Estimate | None]:
         """Memory at the peak of a batch, its latency, and the seconds of the device that one request takes."""
         work, rows = self.work, self.work.serve_batch
-        base = self._base()
+        base = self._base
         new = max(1, self.prompt_tokens - work.prefix)
         read = trace_prompt(base, rows, new, autocast=self.autocast)
         shape, kind = base.shape, base.model.source.kind

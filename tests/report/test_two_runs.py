@@ -14,7 +14,7 @@ from bench.report.evidence import gather
 from bench.report.model import Change
 from bench.report.page import render_page
 from bench.report.text import render_text
-from bench.report.two_runs import are_versions, changes
+from bench.report.two_runs import changes, shared_cells
 from bench.result.store import RunFolder
 
 
@@ -73,10 +73,10 @@ def test_strategies_of_one_run_and_other_questions_have_a_reason(two: tuple[RunF
 def test_runs_without_a_cell_in_common_are_read_together(two: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
     apart = new_run(tmp_path / "apart", ["rag"])
     add(apart, "rag", items(30, 60), choices(retrieval={"search": "dense"}), deterministic=True)
-    assert are_versions(two)
-    assert not are_versions((two[0], apart))
-    assert not are_versions((two[0],))
+    assert {path.parts for path in shared_cells(two)} == {("cells", "support", name, "s0") for name in ("zero-shot", "lora")}
+    assert not shared_cells((two[0], apart))
     assert gather([two[0].path, apart.path], PRICES, ASSUMPTIONS).tasks[0].changes == ()
+    assert gather([two[0].path], PRICES, ASSUMPTIONS).tasks[0].changes == ()
 
 
 def test_the_report_is_of_the_second_run_and_shows_the_changes(two: tuple[RunFolder, RunFolder]) -> None:
