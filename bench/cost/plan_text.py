@@ -7,8 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bench.cost.planner import GIB, Estimate, Memory
-from bench.cost.total_text import usd
-from bench.result.text import NONE, as_json, check_format, escaped, markdown_list, markdown_table, shown_bytes, shown_seconds
+from bench.result.text import NONE, as_json, check_format, escaped, markdown_list, markdown_table, shown_bytes, shown_seconds, shown_usd
 
 if TYPE_CHECKING:
     from bench.cost.calibration import Calibration, Checked
@@ -78,7 +77,7 @@ def _training(plans: Sequence[Plan]) -> str:
             parts = [_peak(memory.total, size), *(f"{x / size:.2f}" for x in (*named, memory.workspace + memory.context))]
         share = 100 * plan.trainable_params / plan.total_params
         cells = [escaped(plan.strategy), f"{plan.trainable_params:,}", f"{share:.3g}", *parts, plan.training_fits or NONE]
-        cells += [shown_bytes(round(plan.artifact_bytes)), _span(plan.training_seconds, shown_seconds), _span(plan.training_usd, usd)]
+        cells += [shown_bytes(round(plan.artifact_bytes)), _span(plan.training_seconds, shown_seconds), _span(plan.training_usd, shown_usd)]
         body.append(cells)
     return markdown_table(head, body)
 
@@ -95,7 +94,7 @@ def _serving(plans: Sequence[Plan]) -> str:
         rest = memory.activations + memory.logits + memory.workspace + memory.context
         parts = [_peak(memory.total, size), *(f"{x / size:.2f}" for x in (memory.weights, memory.cache, rest)), plan.serving_fits or NONE]
         times = [_span(plan.latency_seconds, shown_seconds), _span(plan.seconds_per_1000_requests, shown_seconds)]
-        body.append([escaped(plan.strategy), *parts, *times, _span(plan.usd_per_1000_requests, usd)])
+        body.append([escaped(plan.strategy), *parts, *times, _span(plan.usd_per_1000_requests, shown_usd)])
     return markdown_table(head, body)
 
 

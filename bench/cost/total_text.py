@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from bench.cost.assumptions import Assumptions
 from bench.cost.total import COLUMNS, TotalCosts
-from bench.result.text import NONE, as_csv, as_json, check_format, escaped, markdown_list, markdown_table
+from bench.result.text import NONE, as_csv, as_json, check_format, escaped, markdown_list, markdown_table, shown_usd
 
 Row = dict[str, Any]
 Format = Literal["md", "csv", "json"]
@@ -89,8 +89,8 @@ def _setup_table(rows: Sequence[Row]) -> str:
     body = []
     for row in rows:
         cells = [_name(row), str(row["n_labels"])]
-        cells += [usd(row[key]) for key in ("data_usd", "search_usd", "training_usd", "index_usd")]
-        cells += [_interval(row, "setup_usd"), usd(row["refresh_usd"]), row["refresh"], usd(row["storage_usd_per_month"])]
+        cells += [shown_usd(row[key]) for key in ("data_usd", "search_usd", "training_usd", "index_usd")]
+        cells += [_interval(row, "setup_usd"), shown_usd(row["refresh_usd"]), row["refresh"], shown_usd(row["storage_usd_per_month"])]
         body.append(cells)
     return markdown_table(head, body)
 
@@ -102,8 +102,8 @@ def _total_table(rows: Sequence[Row]) -> str:
     for row in rows:
         estimated = "*" if row["caching_estimated"] else ""
         cells = [_name(row), _score(row["value"]), _score(row["error_rate"])]
-        cells += [_interval(row, "usd_per_1000_requests"), usd(row["usd_per_1000_requests_not_cached"]) + estimated]
-        cells += [_interval(row, "total_usd"), usd(row["total_usd_per_1000_requests"])]
+        cells += [_interval(row, "usd_per_1000_requests"), shown_usd(row["usd_per_1000_requests_not_cached"]) + estimated]
+        cells += [_interval(row, "total_usd"), shown_usd(row["total_usd_per_1000_requests"])]
         cells.append(NONE if row["usd_per_1000_correct"] is None else _interval(row, "usd_per_1000_correct"))
         body.append(cells)
     return markdown_table(head, body)
@@ -124,11 +124,11 @@ def _decisions(rows: Sequence[Row], pairs: Sequence[Row], assumptions: Assumptio
     last: Row | None = None
     for row in sorted(rows, key=lambda row: float(row["total_usd"])):
         if last is None:
-            lines.append(f"{row['strategy']} costs least, {usd(row['total_usd'])} USD in all, and scores {_score(row['value'])}.")
+            lines.append(f"{row['strategy']} costs least, {shown_usd(row['total_usd'])} USD in all, and scores {_score(row['value'])}.")
             last = row
             continue
         pair = next(p for p in pairs if {p["a"], p["b"]} == {row["strategy"], last["strategy"]})
-        more = usd(row["total_usd"] - last["total_usd"])
+        more = shown_usd(row["total_usd"] - last["total_usd"])
         begin = f"{row['strategy']} costs {more} USD more than {last['strategy']}"
         lines.append(" ".join([f"{begin} and {_scores(pair, row, last)}.", *_volume(pair, row, last, assumptions), *_error(pair, row)]))
         if _verdict(pair, row) == "better":
@@ -168,7 +168,7 @@ def _error(pair: Row, row: Row) -> list[str]:
     """When the dearer one pays by its fewer errors."""
     if pair["break_even_error_usd"] is None or pair["break_even_error_usd_above"] != row["strategy"]:
         return []
-    at, span = usd(pair["break_even_error_usd"]), _span(pair, "break_even_error_usd", usd)
+    at, span = shown_usd(pair["break_even_error_usd"]), _span(pair, "break_even_error_usd", shown_usd)
     return [f"{row['strategy']} pays once an error costs more than {at} USD ({span})."]
 
 
@@ -202,7 +202,8 @@ def _pair_table(pairs: Sequence[Row]) -> str:
         cells = [f"{escaped(row['a'])} / {escaped(row['b'])}"]
         cells += [escaped(row[f"break_even_requests_{side}"] or "same") for side in ("below", "above")]
         cells += [_at(row, "break_even_requests", _count), f"{100 * row['break_even_requests_share']:.0f} %"]
-        cells += [f"{_score(row['value_a'])} / {_score(row['value_b'])}", row["verdict"] or NONE, _at(row, "break_even_error_usd", usd)]
+        cells += [f"{_score(row['value_a'])} / {_score(row['value_b'])}", row["verdict"] or NONE]
+        cells.append(_at(row, "break_even_error_usd", shown_usd))
         errors = [row["error_rate_a"], row["error_rate_b"]]
         cells.append("same" if errors[0] == errors[1] else escaped(row["a" if errors[0] < errors[1] else "b"]))
         body.append(cells)
@@ -230,21 +231,9 @@ def _span(row: Row, key: str, shown: Callable[[float], str]) -> str:
 # ---------------------------------------------------------------------------------------------- numbers
 
 
-def usd(value: float) -> str:
-    """Dollars to three digits; in scientific notation below a tenth of a cent."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if abs(value) < 0.001:
-        digits, power = f"{value:.2e}".split("e")
-        return f"{digits}e{int(power)}"
-    return f"{value:#.3g}".rstrip(".")
-
-
 def _interval(row: Row, key: str) -> str:
     low, high = row[f"{key}_low"], row[f"{key}_high"]
-    return usd(row[key]) + ("" if low is None else f" [{usd(low)}, {NONE if high is None else usd(high)}]")
+    return shown_usd(row[key]) + ("" if low is None else f" [{shown_usd(low)}, {NONE if high is None else shown_usd(high)}]")
 
 
 def _count(value: float) -> str:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.report.model import Candidate, Measure, TaskEvidence
-from bench.result.text import NONE, shown_bytes, shown_count, shown_seconds
+from bench.report.model import Candidate, TaskEvidence
+from bench.report.numbers import Unit, shown, shown_interval
+from bench.result.text import NONE
 
-Unit = Literal["share", "number", "usd", "count", "seconds", "bytes"]
 Axis = Literal["Cost", "Complexity", "Accuracy", "Flexibility"]
 NO_MODEL, NOT_DEFINED = "asks no model", "not defined for this strategy"
 
@@ -130,44 +130,3 @@ def cell(candidate: Candidate, column: Column) -> Cell:
     if candidate.standing == "failed":
         return Cell(NONE, "", candidate.reason or "failed", None)
     return Cell(NONE, "", NO_MODEL if candidate.standing == "floor" else NOT_DEFINED, None)
-
-
-def shown(value: float, unit: Unit, *, signed: bool = False) -> str:
-    """A number as it is read: shares in percent, the rest with its unit; dollars with two digits that count."""
-    sign = "+" if signed and value > 0 else ""
-    if unit == "share":
-        return f"{sign}{_no_minus_zero(f'{100 * value:.1f}')} %"
-    if unit == "usd":
-        return sign + _usd(value)
-    if unit == "count":
-        return sign + (shown_count(value) if value >= 1000 else f"{value:.3g}")
-    if unit == "seconds":
-        return f"{1000 * value:.2g} ms" if 0 < value < 0.1 else shown_seconds(value)
-    if unit == "bytes":
-        return shown_bytes(round(value))
-    return sign + _no_minus_zero(f"{value:.3f}")
-
-
-def shown_interval(measure: Measure, unit: Unit, *, signed: bool = False) -> str:
-    """ "[low, high]" in the unit of the number before it; empty where none is known, or where it is that number as it is shown."""
-    if measure.low is None or measure.high is None:
-        return ""
-    number, *ends = [shown(each, unit, signed=signed) for each in (measure.value, measure.low, measure.high)]
-    if ends == [number, number]:
-        return ""
-    units = {end.partition(" ")[2] for end in ends}
-    if len(units) == 1:
-        ends = [end.partition(" ")[0] for end in ends]
-    return f"[{', '.join(ends)}]"
-
-
-def _usd(value: float) -> str:
-    if value == 0:
-        return "0"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.2g}" if abs(value) >= 0.0001 else f"{value:.1e}"
-
-
-def _no_minus_zero(text: str) -> str:
-    return text[1:] if text.startswith("-") and not text.strip("-0.") else text

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from bench.errors import BenchError
 from bench.result.store import RunFolder
 from bench.result.table import build_table
+from bench.result.text import shown_bytes
 from bench.strategy.spec import FAMILIES, Range, Strategy, load_strategy, preset_names
 
 HEAD = """# The catalogue of strategies
@@ -166,10 +166,7 @@ def _count(value: Any) -> str:
 
 
 def _size(value: Any) -> str:
-    if value is None or pd.isna(value) or not value:
-        return "–"
-    steps = min(2, int(math.log(value, 1000)))
-    return f"{value / 1000**steps:.{1 if steps else 0}f} {('B', 'kB', 'MB')[steps]}"
+    return "–" if value is None or pd.isna(value) or not value else shown_bytes(int(value))
 
 
 def _seconds(value: Any) -> str:

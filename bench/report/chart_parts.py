@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from bench.report.drawing import FONT_SIZE, Axis, Box, Point, text_width, visible
-from bench.report.model import Candidate, Measure, TaskEvidence
+from bench.report.model import Candidate, TaskEvidence
+from bench.report.numbers import Unit, quality_unit, shown
 
 # ---------------------------------------------------------------------------------------------- axes
 
 
-def linear_axis(
-    values: Iterable[float], title: str, *, share: bool = False, show: Callable[[float], str] | None = None, exact: bool = False
-) -> Axis:
+def linear_axis(values: Iterable[float], title: str, unit: Unit = "number", *, exact: bool = False) -> Axis:
     """An axis around the values with about five round ticks; ``exact`` ends at the values, and a share stays within 0 and 1."""
     ends = list(values)
     low, high = min(ends), max(ends)
     pad = 0.0 if exact else 0.06 * (high - low) or max(abs(high) * 0.1, 0.05)
     least = 0.0 if low >= 0 else -math.inf
     low, high = max(low - pad, least), high + pad
-    step = 10 ** math.floor(math.log10((high - low) / 4))
+    # Bytes are read in powers of 1,024.
+    size = 1024.0 ** math.floor(math.log(high, 1024)) if unit == "bytes" and high >= 1 else 1.0
+    step = size * 10 ** math.floor(math.log10((high - low) / size / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= 6)
     ticks = [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-    if share:
+    if unit == "share":
         ticks = [tick for tick in ticks if -1.0001 <= tick <= 1.0001]
-    named = [(tick, f"{100 * tick:.3g} %" if share else show(tick) if show else f"{tick:.3g}") for tick in ticks]
-    return Axis(low, high, title, False, tuple(named))
+    return Axis(low, high, title, False, tuple((tick, tick_label(tick, unit)) for tick in ticks))
 
 
-def log_axis(values: Iterable[float], title: str, show: Callable[[float], str]) -> Axis:
+def log_axis(values: Iterable[float], title: str, unit: Unit) -> Axis:
+    """An axis around the values with round ticks."""
     ends = list(values)
     low, high = min(ends) / 1.5, max(ends) * 1.5
-    return Axis(low, high, title, True, tuple((tick, show(tick)) for tick in log_ticks(low, high)))
+    ticks = _powers_of_2(low, high) if unit == "bytes" else log_ticks(low, high)
+    return Axis(low, high, title, True, tuple((tick, tick_label(tick, unit)) for tick in ticks))
+
+
+def _powers_of_2(low: float, high: float) -> list[float]:
+    first, last = math.ceil(math.log2(low)), math.floor(math.log2(high))
+    return [2.0**power for power in range(first, last + 1, max(1, math.ceil((last - first) / 6)))]
+
+
+def tick_label(value: float, unit: Unit) -> str:
+    """A round number: "40 %", "0.001", "1,000", "5e-5"."""
+    if unit == "share":
+        return f"{100 * value:.3g} %"
+    if unit in ("seconds", "bytes", "count"):
+        return shown(value, unit)
+    return f"{value:.3g}".replace("e-0", "e-") if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -85,25 +101,11 @@ def strategies(things: Sequence[object] | Mapping[str, object]) -> str:
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def decimal(value: float, is_share: bool) -> str:
-    return percent(value) if is_share else f"{value:.3g}"
+    return shown(value, "share")
 
 
 def quality(task: TaskEvidence, value: float) -> str:
-    return decimal(value, task.is_share)
-
-
-def with_interval(measure: Measure, show: Callable[[float], str]) -> str:
-    if measure.low is None or measure.high is None:
-        return show(measure.value)
-    return f"{show(measure.value)} [{show(measure.low)}, {show(measure.high)}]"
-
-
-def three_digits(measure: Measure) -> str:
-    return with_interval(measure, lambda value: f"{value:.3f}")
+    return shown(value, quality_unit(task))
 
 
 # ---------------------------------------------------------------------------------------------- where labels go

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bench.cost.total_text import usd
 from bench.errors import BenchError, did_you_mean
-from bench.report.model import Candidate, Measure, TaskEvidence
-from bench.result.text import shown_seconds
+from bench.report.model import Candidate, TaskEvidence
+from bench.report.numbers import Unit, in_words, interval_in_words, quality_unit
 from bench.settings import parse_settings, shown
 
 GIB = 2**30
@@ -137,12 +136,12 @@ def judged(task: TaskEvidence, candidate: Candidate, constraints: Constraints) -
             continue
         at_most = limit.side == "above"
         passes = measure.value <= limit.bound if at_most else measure.value >= limit.bound
-        number = with_interval(measure, limit.unit)
+        number = interval_in_words(measure, limit.unit)
         if not passes:
-            violations.append(f"{limit.label} {number} is {limit.side} {in_unit(limit.bound, limit.unit)}")
+            violations.append(f"{limit.label} {number} is {limit.side} {in_words(limit.bound, limit.unit)}")
         if measure.low is not None and measure.high is not None and measure.low < limit.bound < measure.high:
             kept = "kept" if passes else "missed"
-            uncertain.append(f"{limit.label} {number}: the limit of {in_unit(limit.bound, limit.unit)} is {kept}, but within the interval")
+            uncertain.append(f"{limit.label} {number}: the limit of {in_words(limit.bound, limit.unit)} is {kept}, but within the interval")
     return Verdict(tuple(violations), tuple(uncertain))
 
 
@@ -152,17 +151,16 @@ class _Limit(NamedTuple):
     bound: float
     side: str
     """Where the forbidden values are: above or below the bound."""
-    unit: str
+    unit: Unit
     how: str
     """To have it measured."""
 
 
 def _limits(task: TaskEvidence, c: Constraints) -> list[_Limit]:
-    metric_unit = "share" if task.is_share else "number"
     side = "below" if task.higher_is_better else "above"
     prices = "bench report --prices FILE, with the price of the run's device"
-    every = (
-        ("quality", "quality", c.minimum_quality, side, metric_unit, f"no record has {task.metric}"),
+    every: tuple[tuple[str, str, float | None, str, Unit, str], ...] = (
+        ("quality", "quality", c.minimum_quality, side, quality_unit(task), f"no record has {task.metric}"),
         ("hallucination", "hallucination_rate", c.maximum_hallucination, "above", "share", "it has no meaning for this task's metrics"),
         ("peak memory", "peak_memory_bytes", c.maximum_memory_gib and c.maximum_memory_gib * GIB, "above", "bytes", "run it again"),
         ("latency p95", "latency_p95_seconds", c.maximum_latency_p95_seconds, "above", "seconds", "bench run --probe latency"),
@@ -232,28 +230,3 @@ def depends_on_seed(choices: Mapping[str, Any]) -> bool:
     """Whether another seed gives other answers: examples are drawn, or weights trained by steps."""
     drawn = bool(_prompt(choices, "shots")) and _prompt(choices, "select") != "nearest"
     return drawn or tuned_by(choices) not in ("none", "features")
-
-
-# ------------------------------------------------------------------------------------- numbers in words
-
-
-def in_unit(value: float, unit: str) -> str:
-    """A number with its unit: share (in percent), points, bytes (in GiB), seconds, usd, or none."""
-    return _digits(value, unit) + {"share": " %", "points": " points", "bytes": " GiB", "usd": " USD"}.get(unit, "")
-
-
-def with_interval(measure: Measure, unit: str) -> str:
-    """A measured number with its unit and its 95 % interval, "52.3 % [49, 56]"; without one where it is unknown or too small to show."""
-    value = in_unit(measure.value, unit)
-    if measure.low is None or measure.high is None:
-        return value
-    low, high = _digits(measure.low, unit), _digits(measure.high, unit)
-    return value if low == high else f"{value} [{low}, {high}]"
-
-
-def _digits(value: float, unit: str) -> str:
-    if unit in ("share", "points"):
-        return f"{round(100 * value, 1) + 0.0:.1f}".removesuffix(".0")  # + 0.0: no "-0"
-    if unit == "bytes":
-        return f"{value / GIB:.3g}"
-    return shown_seconds(value) if unit == "seconds" else usd(value) if unit == "usd" else f"{value:.4g}"

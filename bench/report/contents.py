@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.report.axes import Unit, shown, shown_interval
 from bench.report.model import Candidate, Evidence, Measure, TaskEvidence
+from bench.report.numbers import Unit, difference_unit, quality_unit, shown, shown_interval, with_interval
 from bench.result.text import NONE
 
 if TYPE_CHECKING:
@@ -71,11 +71,6 @@ class Difference:
     value: float | None
 
 
-def quality_unit(task: TaskEvidence) -> Unit:
-    """How the primary metric is shown."""
-    return "share" if task.is_share else "number"
-
-
 def headings(task: TaskEvidence) -> tuple[Heading, ...]:
     """The columns beside quality that any strategy has."""
     measured = {name for candidate in task.candidates for name in candidate.measures}
@@ -83,13 +78,13 @@ def headings(task: TaskEvidence) -> tuple[Heading, ...]:
     wanted = (
         Heading("hallucination_rate", "Hallucination", "share"),
         Heading("abstention_rate", "Abstained", "share"),
-        Heading("usd_per_1000_requests", "USD per 1,000 requests", "usd"),
-        Heading("total_usd", "USD over the horizon", "usd"),
+        Heading("usd_per_1000_requests", "USD per 1,000", "usd"),
+        Heading("total_usd", "USD in all", "usd"),
         Heading("latency_p95_seconds", "Latency p95", "seconds") if latency
-        else Heading("seconds_per_1000_requests", "Time per 1,000 requests", "seconds"),
+        else Heading("seconds_per_1000_requests", "Time per 1,000", "seconds"),
         Heading("peak_memory_bytes", "Peak memory", "bytes"),
         Heading("artifact_bytes", "Kept", "bytes"),
-        Heading("trainable_params", "Trained parameters", "count"),
+        Heading("trainable_params", "Trained", "count"),
     )  # fmt: skip
     return tuple(h for h in wanted if h.measure in measured)
 
@@ -119,7 +114,7 @@ def baseline_of(task: TaskEvidence) -> str | None:
 def differences(task: TaskEvidence, baseline: str) -> dict[str, Difference]:
     """Every strategy that a pair holds against the baseline: strategy minus baseline, in the metric's own direction."""
     found = {baseline: Difference("0", "", "baseline", 0.0)}
-    unit = quality_unit(task)
+    unit = difference_unit(task)
     for pair in task.pairs:
         if baseline not in (pair.a, pair.b):
             continue
@@ -127,7 +122,7 @@ def differences(task: TaskEvidence, baseline: str) -> dict[str, Difference]:
         d = pair.difference
         ends = [None if end is None else sign * end for end in (d.low, d.high)][::sign]
         turned = Measure(sign * d.value, ends[0], ends[1])
-        text = shown(turned.value, unit, signed=True).replace(" %", " points")
+        text = shown(turned.value, unit, signed=True)
         found[pair.a if sign == 1 else pair.b] = Difference(
             text, shown_interval(turned, unit, signed=True), _verdict(task, pair.p, turned.value), turned.value
         )
@@ -141,13 +136,12 @@ def change_table(task: TaskEvidence) -> tuple[list[str], list[list[str]]]:
     head = ["Strategy", f"{task.metric} before", "after", "Difference", "Verdict", "Items", "Set-up", "Time per 1,000", "Peak memory"]
     rows = []
     for change in task.changes:
-        values = [NONE if m is None else f"{shown(m.value, unit)} {shown_interval(m, unit)}".strip() for m in (change.before, change.after)]
+        values = [NONE if m is None else with_interval(m, unit) for m in (change.before, change.after)]
         d = change.difference
         if d is None:
             said = [NONE, change.reason or NONE]
         else:
-            text = f"{shown(d.value, unit, signed=True)} {shown_interval(d, unit, signed=True)}".replace(" %", " points").strip()
-            said = [text, _verdict(task, change.p, d.value)]
+            said = [with_interval(d, difference_unit(task), signed=True), _verdict(task, change.p, d.value)]
         costs = [
             " → ".join(NONE if value is None else shown(value, units[name]) for value in pair) for name, pair in change.costs.items()
         ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import BenchError
 from bench.metric.registry import get, higher_is_better, metric_names
 from bench.report.model import Candidate, Evidence, Measure, Pair, Standing, TaskEvidence
+from bench.report.prices import Thing, price_crossings, things_with_a_price
 from bench.report.questions import read_questions
 from bench.report.reproduce import command_of, environment_of, fingerprints_of
 from bench.report.two_runs import changes, shared_cells
@@ -87,6 +88,7 @@ class _Book:
         self.presets = _presets([folder.read_run() for folder in self.folders])
         self.costs: dict[tuple[str, ...], Row] = {}
         self.crossings: dict[tuple[str, ...], Row] = {}
+        self.things: list[Thing] = []
         self._read_costs()
         has_probes = any(record.probes for arm in self.arms for record in arm.ok)
         self.probes = [row for row in probe_rows([f.path for f in self.folders]) if row.get("value_name")] if has_probes else []
@@ -102,6 +104,7 @@ class _Book:
         self.costs = {_key(row): row for row in found.strategies}
         self.crossings = {(*_key(row | {"strategy": row["a"]}), row["b"]): row for row in found.pairs}
         self.prices = [str(price) for price in found.prices]
+        self.things = things_with_a_price(found.prices, self.assumptions)
         without = [row for row in found.strategies if row["total_usd"] is None and row["status"] in ("ok", "partial")]
         self.notes.extend(f"no costs of {row['task']} / {row['strategy']}: {row['reason']}" for row in without)
 
@@ -208,10 +211,12 @@ class _Book:
                 low, high = max(-1.0, low), min(1.0, high)
             crossing = self.crossings.get((*_key(vars(a)), b.strategy), {})
             at = crossing.get("break_even_requests")
+            cost_a, cost_b = (self.costs.get(_key(vars(arm)), {}) for arm in (a, b))
             pairs.append(Pair(
                 a.strategy, b.strategy, Measure(found.delta, low, high), p, detectable_difference(found, m=len(compared)),
                 None if at is None else Measure(at, crossing["break_even_requests_low"], crossing["break_even_requests_high"]),
                 crossing.get("break_even_requests_below"), crossing.get("break_even_requests_above"),
+                price_crossings(cost_a, cost_b, crossing, self.things, self.assumptions) if crossing else (),
             ))  # fmt: skip
         return pairs
 

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from bench.report.compare import Gap, ahead, gap, holds
-from bench.report.constraints import depends_on_seed, tuned_by, with_interval
-from bench.report.model import Candidate, TaskEvidence
+from bench.report.constraints import depends_on_seed, tuned_by
+from bench.report.model import Candidate, Measure, TaskEvidence
+from bench.report.numbers import Unit, difference_unit, interval_in_words, quality_unit, shown, with_interval
 from bench.result.comparison import MARGIN, MARGINS
 
 Certainty = Literal["decided", "tied", "not enough data"]
 NOT_APART = "not distinguishable"
-RISKS = {
+RISKS: dict[str, tuple[Unit, str]] = {
     "hallucination_rate": ("share", "{} of all items are answered wrongly rather than not at all"),
     "forgetting.known_recall_drop": ("points", "training costs {} of the recall of facts that the base knew"),
     "forgetting.skill_drop": ("points", "training costs {} of the base's few-shot skill"),
@@ -84,14 +85,11 @@ def _what_settles(task: TaskEvidence, best: Candidate, runner_up: Candidate, fou
     return f"At most about {more:,} more items (of {n:,} now){seeds} would show a difference {which}, {_points(task, target)}. {advice}"
 
 
-
-
-
 def five_lines(
     task: TaskEvidence, best: Candidate, runner_up: Candidate | None, flagged: str | None, certainty: str, settle: str
 ) -> tuple[str, ...]:
     """Recommendation, quality, cost, risks, certainty."""
-    unit = "share" if task.is_share else "number"
+    unit = quality_unit(task)
     floor = f" It is no better than {flagged}, which asks no model: nothing here is worth running." if flagged else ""
     quality = f"Quality: {task.metric} {with_interval(best.measures['quality'], unit)}"
     if runner_up:
@@ -108,7 +106,7 @@ def five_lines(
     )
 
 
-COST_FACTS = {
+COST_FACTS: dict[str, tuple[Unit, str]] = {
     "usd_per_1000_requests": ("usd", "per 1,000 requests"),
     "total_usd": ("usd", "in all over the horizon"),
     "setup_usd": ("usd", "of it to set up"),
@@ -118,9 +116,8 @@ COST_FACTS = {
 
 
 def _costs(candidate: Candidate) -> list[str]:
-    return [
-        f"{with_interval(candidate.measures[name], unit)} {says}" for name, (unit, says) in COST_FACTS.items() if name in candidate.measures
-    ]
+    known = [(name, *fact) for name, fact in COST_FACTS.items() if name in candidate.measures]
+    return [f"{interval_in_words(candidate.measures[name], unit)} {says}" for name, unit, says in known]
 
 
 def _risks(candidate: Candidate) -> list[str]:
@@ -143,7 +140,7 @@ def nothing_eligible(
     sign = 1 if task.higher_is_better else -1
     nearest = min(contenders, key=lambda c: (c.strategy in flagged, len(violated[c.strategy]), -sign * c.measures["quality"].value))
     reasons = violated[nearest.strategy]
-    quality = with_interval(nearest.measures["quality"], "share" if task.is_share else "number")
+    quality = with_interval(nearest.measures["quality"], quality_unit(task))
     return (
         f"Recommended: none. Each of the {len(contenders)} strategies violates a hard constraint.",
         f"Nearest: {nearest.strategy}, {task.metric} {quality}. It violates {len(reasons)}: {'; '.join(reasons)}.",
@@ -153,15 +150,15 @@ def nothing_eligible(
 
 def _by(task: TaskEvidence, found: Gap) -> str:
     """The size of a difference with its interval and p, from the first one's side: "(+5.2 points [1.1, 9.3], p = 0.012)"."""
-    scale = 100 if task.is_share else 1
+    by = with_interval(Measure(found.ahead, found.low, found.high), difference_unit(task), signed=True)
     if found.low is None or found.high is None:
-        return f"({scale * found.ahead:+.3g}{' points' if task.is_share else ''}, by their intervals alone)"
+        return f"({by}, by their intervals alone)"
     test = "" if found.p is None else ", p < .001" if found.p < 0.001 else f", p = {found.p:.2g}"
-    return f"({scale * found.ahead:+.3g}{' points' if task.is_share else ''} [{scale * found.low:.3g}, {scale * found.high:.3g}]{test})"
+    return f"({by}{test})"
 
 
 def _points(task: TaskEvidence, difference: float) -> str:
-    return f"{100 * difference:.3g} points" if task.is_share else f"{difference:.3g}"
+    return shown(difference, difference_unit(task))
 
 
 def listed(names: Iterable[str]) -> str:

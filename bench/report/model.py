@@ -41,6 +41,21 @@ class Candidate:
     """Whether it asks a model that runs elsewhere, so that it needs a network and data leave."""
 
 
+class PriceCrossing(NamedTuple):
+    """At which price of one thing two strategies cost the same over the horizon, all else as it is assumed."""
+
+    thing: str
+    """In words: "a label", "a core-hour of cpu"."""
+    unit: Literal["usd", "times"]
+    """``times``: of its present prices, where it has several."""
+    now: float
+    at: Measure | None
+    """None where the same one costs less at any price."""
+    cheaper_below: str | None
+    """None where they cost the same at any price."""
+    cheaper_above: str | None
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two strategies on the same items, a minus b."""
@@ -55,6 +70,8 @@ class Pair:
     break_even_requests: Measure | None
     cheaper_below: str | None
     cheaper_above: str | None
+    prices: tuple[PriceCrossing, ...] = ()
+    """Of all that has a price; empty where the costs of one of them are not known."""
 
 
 class Change(NamedTuple):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import __version__
-from bench.report.axes import Cell, Unit, cell, columns, shown, shown_interval
+from bench.report.axes import Cell, cell, columns
 from bench.report.contents import (
     Difference,
     TaskReport,
@@ -31,10 +31,10 @@ from bench.report.contents import (
     named_tasks,
     outcome_of,
     quality,
-    quality_unit,
     threats,
 )
 from bench.report.model import Candidate, Evidence, Measure, TaskEvidence
+from bench.report.numbers import Unit, quality_unit, shown, shown_interval
 from bench.result.text import NONE, visible
 
 if TYPE_CHECKING:

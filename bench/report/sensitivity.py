@@ -1,4 +1,5 @@
-"""What would change the answer: other weights of the criteria, one criterion less, another volume. From a decision alone.
+"""What would change the answer: other weights of the criteria, one criterion less, another volume, other prices. From a decision and
+its evidence alone.
 
 Utility is linear in the weights, so every threshold here is solved for and not searched.
 """
@@ -9,7 +10,9 @@ import math
 
 from bench.report.compare import COSTS, ahead, gap
 from bench.report.decide import Decision
-from bench.report.model import Measure, Pair, TaskEvidence
+from bench.report.explain import listed
+from bench.report.model import Measure, Pair, PriceCrossing, TaskEvidence
+from bench.report.numbers import in_words, shown
 
 EQUAL = 1e-9
 """Utilities closer than this are equal: they are sums of a few numbers in [0, 1]."""
@@ -46,16 +49,17 @@ def leave_one_out(decision: Decision) -> dict[str, str]:
 
 
 def flips(task: TaskEvidence, decision: Decision) -> list[str]:
-    """In words: at which weight of each criterion another strategy wins, and from which volume on another one costs less.
+    """In words: at which weight of each criterion another strategy wins, and at which volume and which prices another one costs less.
 
-    A weight is varied with the others kept in proportion. Volumes are requests over the horizon of the costs' assumptions.
+    A weight is varied with the others kept in proportion. Volumes are requests over the horizon of the costs' assumptions. Volumes are
+    those of all eligible strategies, prices those of the front and the runner-up.
     """
     if decision.recommended is None:
         return []
     lines = [line for criterion in decision.weights for line in _weight_flips(decision, criterion)]
     if not lines and len(decision.front) > 1:
         lines = ["No weight of a single criterion changes the choice."]
-    return lines + _volume_flips(task, decision)
+    return lines + _volume_flips(task, decision) + _price_flips(task, decision)
 
 
 def weight_range(decision: Decision, criterion: str) -> tuple[tuple[float, str] | None, tuple[float, str] | None]:
@@ -114,7 +118,7 @@ def _weight_flips(decision: Decision, criterion: str) -> list[str]:
 
 
 def _volume_flips(task: TaskEvidence, decision: Decision) -> list[str]:
-    """Where one of the front becomes cheaper or dearer than the recommended strategy, and whether that could change the choice."""
+    """Where an eligible one becomes cheaper or dearer than the recommended strategy, and whether that could change the choice."""
     lines = []
     for pair in task.pairs:
         other = {pair.a: pair.b, pair.b: pair.a}.get(decision.recommended or "")
@@ -124,13 +128,16 @@ def _volume_flips(task: TaskEvidence, decision: Decision) -> list[str]:
 
 
 def _volume_flip(task: TaskEvidence, decision: Decision, other: str, pair: Pair, at: Measure) -> str:
-    own = decision.recommended
-    assert own is not None
     where = f"{_count(at.value)} requests"
     if at.low is not None:
         where += f" (95 % {_count(at.low)} to {_count(at.high)})" if at.high is not None else f" (95 % from {_count(at.low)} on)"
-    side = "below" if pair.cheaper_below == other else "above"
-    line = f"In all, {other} costs less than {own} {side} {where} over the horizon"
+    return _flip(task, decision, other, "below" if pair.cheaper_below == other else "above", f"{where} over the horizon")
+
+
+def _flip(task: TaskEvidence, decision: Decision, other: str, side: str, where: str) -> str:
+    own = decision.recommended
+    assert own is not None
+    line = f"In all, {other} costs less than {own} {side} {where}"
     if ahead(task, "cost", task.candidate(other), task.candidate(own), {"cost": _totals(task)}) > 0:
         line += ", as it does now"
     return f"{line}{_change(task, decision, own, other)}."
@@ -153,6 +160,43 @@ def _change(task: TaskEvidence, decision: Decision, own: str, other: str) -> str
     if quality.apart and quality.ahead < 0:
         return "; it is worse in quality, so that the weights decide whether that changes the choice"
     return "; that could change the choice, if it saves enough"
+
+
+# ------------------------------------------------------------------------------------- prices
+
+
+def _price_flips(task: TaskEvidence, decision: Decision) -> list[str]:
+    """As `_volume_flips`, by price; the pairs that no price turns round in one line."""
+    lines: list[str] = []
+    never: dict[str, list[str]] = {}
+    things: dict[str, None] = {}
+    for pair in task.pairs:
+        other = {pair.a: pair.b, pair.b: pair.a}.get(decision.recommended or "")
+        if not pair.prices or other is None or other not in {*decision.front, decision.runner_up}:
+            continue
+        crossings = [(price, price.at) for price in pair.prices if price.at is not None]
+        lines += [
+            _flip(task, decision, other, "below" if price.cheaper_below == other else "above", _priced(price, at))
+            for price, at in crossings
+        ]
+        if not crossings:
+            things |= dict.fromkeys(price.thing for price in pair.prices)
+            relation = {other: "less than", None: "as much as"}.get(pair.prices[0].cheaper_below, "more than")
+            never.setdefault(relation, []).append(other)
+    if never:
+        others = "; ".join(f"{listed(names)} {relation} {decision.recommended}" for relation, names in never.items())
+        lines.append(f"No single price above 0 (of {listed(things)}) turns round which one costs less in all: {others}.")
+    return lines
+
+
+def _priced(price: PriceCrossing, at: Measure) -> str:
+    if price.unit == "times":
+        return f"{at.value:.3g} times the present prices of {price.thing}"
+    interval = ""
+    if at.low is not None:
+        ends = f"{shown(at.low, 'usd')} to {shown(at.high, 'usd')}" if at.high is not None else f"from {shown(at.low, 'usd')} on"
+        interval = f"95 % {ends}; "
+    return f"{in_words(at.value, 'usd')} for {price.thing} ({interval}now {shown(price.now, 'usd')})"
 
 
 def _count(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.report.axes import cell, columns, shown, shown_interval
+from bench.report.axes import cell, columns
 from bench.report.contents import (
     TaskReport,
     asked_for,
@@ -20,14 +20,13 @@ from bench.report.contents import (
     named_tasks,
     outcome_of,
     quality,
-    quality_unit,
     threats,
 )
 from bench.report.model import Evidence, Measure
+from bench.report.numbers import Unit, quality_unit, with_interval
 from bench.result.text import NONE, escaped, markdown_list, markdown_table, visible
 
 if TYPE_CHECKING:
-    from bench.report.axes import Unit
     from bench.report.constraints import Constraints
 
 
@@ -121,7 +120,7 @@ def _sensitivity(report: TaskReport) -> list[str]:
 
 
 def _shown(found: Measure | None, unit: Unit) -> str:
-    return NONE if found is None else " ".join(filter(None, (shown(found.value, unit), shown_interval(found, unit))))
+    return NONE if found is None else with_interval(found, unit)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

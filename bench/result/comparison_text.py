@@ -96,7 +96,7 @@ def _ranks(rows: Sequence[Row]) -> str:
     cost, memory = rows[0]["cost_kind"], rows[0]["memory_kind"]
     axes = [
         ("cost_seconds_per_1000_requests", f"{cost} s/1k", "{:.3g}", 1.0),
-        ("peak_memory_bytes", f"peak {memory} MB", "{:.0f}", 1e-6),
+        ("peak_memory_bytes", f"peak {memory} MiB", "{:.0f}", 2**-20),
         ("seconds_per_1000_requests", "wall s/1k", "{:.3g}", 1.0),
     ]
     axes = [axis for axis in axes if rows[0][axis[0]] is not None]

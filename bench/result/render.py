@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bench.errors import BenchError, did_you_mean
 from bench.result.columns import Row, as_frame, as_rows, columns_of
-from bench.result.text import NONE, as_csv, as_json, check_format, shown_bytes, shown_count, shown_seconds
+from bench.result.text import NONE, as_csv, as_json, check_format, shown_bytes, shown_count, shown_seconds, shown_usd
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,11 +197,11 @@ def _columns(rows: Sequence[Row], by: str) -> list[_Column]:
         amount("setup_seconds", "set-up", "tuning with all search trials, and indexing, wall time; loading is left out", shown_seconds),
         amount("seconds_per_1000_requests", "time/1k", "wall time to answer 1,000 requests", shown_seconds),
         _Column("prompt_tokens_per_1000_requests", "tok/1k", "tokens of prompt and completion for 1,000 requests", _tokens),
-        amount("setup_usd", "set-up USD", "tuning with all search trials, and indexing, in dollars of the device", _dollars, core=False),
-        amount("usd_per_1000_requests", "USD/1k", "device to answer 1,000 requests, in batches as they were run", _dollars, core=False),
-        amount("usd_per_1000_correct", "USD/1k right", "device for 1,000 right answers; an abstention is none", _dollars, core=False),
-        amount("api_usd_per_1000_requests", "API USD/1k", f"{API_LEGEND}, nothing cached", _dollars, core=False),
-        amount("api_usd_per_1000_requests_cached", "API USD/1k cached", f"{API_LEGEND}, {CACHED_LEGEND}", _dollars, core=False),
+        amount("setup_usd", "set-up USD", "tuning with all search trials, and indexing, in dollars of the device", shown_usd, core=False),
+        amount("usd_per_1000_requests", "USD/1k", "device to answer 1,000 requests, in batches as they were run", shown_usd, core=False),
+        amount("usd_per_1000_correct", "USD/1k right", "device for 1,000 right answers; an abstention is none", shown_usd, core=False),
+        amount("api_usd_per_1000_requests", "API USD/1k", f"{API_LEGEND}, nothing cached", shown_usd, core=False),
+        amount("api_usd_per_1000_requests_cached", "API USD/1k cached", f"{API_LEGEND}, {CACHED_LEGEND}", shown_usd, core=False),
         _Column("peak_memory_bytes", memory, MEMORY_LEGEND, lambda row: _memory(row, len(kinds) > 1)),
         amount("trainable_params", "trained", "trainable parameters", shown_count, core=False),
         amount("artifact_bytes", "artifact", "what has to be kept beside the base model", shown_bytes, core=False),
@@ -294,17 +294,6 @@ def _primary(row: Row) -> str:
 
 def _share(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f}"
-
-
-def _dollars(value: float | None) -> str:
-    """Two digits at least, never in exponents."""
-    if value is None:
-        return NONE
-    if value == 0:
-        return "0"
-    if value < 1e-6:
-        return "<0.000001"
-    return f"{value:,.{max(0, 1 - math.floor(math.log10(value)))}f}"
 
 
 def _memory(row: Row, say_kind: bool) -> str:

@@ -60,21 +60,42 @@ def escaped(text: str) -> str:
 
 
 def shown_seconds(value: float | None) -> str:
-    """Two digits and a unit, from hundredths of a second to hours."""
+    """Two digits and a unit, from milliseconds to hours."""
     if value is None:
         return NONE
     if value == 0:
         return "0 s"
+    if abs(value) < 0.1:
+        return f"{1000 * value:.2g} ms"
     if value < 10:
-        return f"{value:.2g} s" if value >= 0.01 else "<0.01 s"
+        return f"{value:.2g} s"
     if value < 600:
         return f"{value:.0f} s"
     return f"{value / 60:.0f} min" if value < 36_000 else f"{value / 3600:.0f} h"
 
 
 def shown_bytes(value: int | None) -> str:
-    """Three digits and a decimal unit."""
-    return NONE if value is None else f"{shown_count(value)}B" if value >= 1000 else f"{value} B"
+    """Three digits and a binary unit (1 GiB is 2^30 bytes), as memory is planned, limited and paid for."""
+    if value is None:
+        return NONE
+    for size, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}" if abs(value) < 999.5 * size else f"{value / size:.0f} {unit}"
+    return f"{value} B"
+
+
+def shown_usd(value: float | None) -> str:
+    """Dollars to three digits; in scientific notation below a tenth of a cent."""
+    if value is None:
+        return NONE
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) < 0.001:
+        digits, power = f"{value:.2e}".split("e")
+        return f"{digits}e{int(power)}"
+    return f"{value:#.3g}".rstrip(".")
 
 
 def shown_count(value: float | None) -> str:

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.cost.total import COLUMNS
-from bench.cost.total_text import render_total, usd
+from bench.cost.total_text import render_total
 from bench.errors import BenchError
+from bench.result.text import shown_usd
 
 ASSUMED = "{requests_per_month: 100, horizon_months: 10, refreshes_per_month: 0.5, label_usd_per_example: 1}"
 
@@ -153,7 +154,7 @@ def test_no_model_is_loaded(tmp_path: Path, files: list[str]) -> None:
     ],
 )  # fmt: skip
 def test_dollars(value: float, text: str) -> None:
-    assert usd(value) == text
+    assert shown_usd(value) == text
 
 
 def test_an_unknown_format_is_refused_before_anything_is_written() -> None:

@@ -1,8 +1,8 @@
-"""The four axes: which measure stands behind which cell, and how numbers are shown."""
+"""The four axes: and which measure stands behind which cell."""
 
 import pytest
 
-from bench.report.axes import CRITERIA, Column, cell, columns, shown, shown_interval
+from bench.report.axes import CRITERIA, Column, cell, columns
 from bench.report.model import Candidate, Measure, Standing, TaskEvidence
 
 
@@ -63,27 +63,3 @@ def test_zero_is_a_number_and_not_a_gap() -> None:
     of = task(candidate("a", hallucination_rate=0.0))
     assert cell(of.candidates[0], column(of, "Hallucination")).text == "0.0 %"
     assert cell(of.candidates[0], column(of, "Hallucination")).value == 0.0
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "signed", "text"),
-    [
-        (0.5, "share", False, "50.0 %"), (-0.0001, "share", True, "0.0 %"), (0.0312, "share", True, "+3.1 %"),
-        (-0.0312, "share", True, "-3.1 %"),
-        (0.00123, "usd", False, "0.0012"), (0.0, "usd", False, "0"), (12.345, "usd", False, "12.35"), (1234.5, "usd", False, "1,234"),
-        (2e-06, "usd", False, "2.0e-06"), (4.0, "count", False, "4"), (116736.0, "count", False, "117 k"),
-        (0.0375, "seconds", False, "38 ms"), (0.25, "seconds", False, "0.25 s"),
-        (0.0, "seconds", False, "0 s"),
-        (1500.0, "bytes", False, "1.5 kB"), (0.1234, "number", False, "0.123"), (0.1234, "number", True, "+0.123"),
-    ],
-)  # fmt: skip
-def test_numbers_as_they_are_read(value: float, unit: str, signed: bool, text: str) -> None:
-    assert shown(value, unit, signed=signed) == text  # type: ignore[arg-type]
-
-
-def test_intervals() -> None:
-    assert shown_interval(Measure(0.5, 0.4, 0.6), "share") == "[40.0, 60.0]"
-    assert shown_interval(Measure(0.5), "share") == shown_interval(Measure(0.5, 0.5, 0.5), "share") == ""
-    assert shown_interval(Measure(0.05, 0.04, 0.06), "seconds") == "[40, 60]"
-    assert shown_interval(Measure(0.09, 0.04, 0.2), "seconds") == "[40 ms, 0.2 s]"
-    assert shown_interval(Measure(-0.1, -0.2, 0.05), "share", signed=True) == "[-20.0, +5.0]"

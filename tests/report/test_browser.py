@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from report.cases import HOSTILE, IMAGE, SCRIPT, evidence, hostile_task
 
 from bench.report.constraints import Constraints
 from bench.report.contents import decided
+from bench.report.model import Measure
 from bench.report.page import SECTIONS, render_page
 from bench.result.text import visible
 
@@ -108,6 +109,25 @@ def test_the_table_is_sorted_by_its_headings_with_the_keyboard(opened: Opened) -
     # what was not measured stays last
     assert rows(opened) == ["rag-oracle", LORA, "few-shot", "zero-shot", "majority", "full"]
     assert opened.page.locator("[data-comparison=task-0] th[aria-sort]").count() == 1
+
+
+def test_the_table_of_all_columns_fits_on_a_laptop(browser: Any, tmp_path: Path) -> None:
+    task = hostile_task(lora="few-shot-nearest-lora")
+    widest = {
+        "usd_per_1000_requests": Measure(5.66e-4, 2.12e-4, 8.97e-4), "total_usd": Measure(0.0537, 0.0201, 0.0999),
+        "hallucination_rate": Measure(0.988, 0.888, 1.0), "abstention_rate": Measure(0.988, 0.888, 1.0),
+        "latency_p95_seconds": Measure(0.037, 0.035, 0.039), "peak_memory_bytes": Measure(999 * 2**20),
+        "artifact_bytes": Measure(999 * 2**10), "trainable_params": Measure(117e3),
+    }  # fmt: skip
+    task = replace(task, candidates=tuple(replace(c, measures={**widest, "quality": Measure(0.988, 0.888, 1.0)}) for c in task.candidates))
+    given, wanted = evidence(task), Constraints()
+    path = tmp_path / "wide.html"
+    path.write_text(render_page(given, decided(given, wanted), wanted), encoding="utf-8")
+    opened = open_page(browser, path, viewport={"width": 1280, "height": 1000})
+    table = opened.page.locator("[data-comparison=task-0]")
+    assert table.locator("thead th").count() == 5 + len(widest)
+    assert table.evaluate("e => e.scrollWidth - e.parentElement.clientWidth") <= 0
+    opened.page.close()
 
 
 def test_another_baseline_turns_the_differences(opened: Opened) -> None:

@@ -62,7 +62,7 @@ def test_the_page_has_what_was_measured_and_what_was_not(run: Callable[..., Path
     assert "/r: trials 3, seeds [0]; 2026-11-21, commit aaaaaaaaaa\n" in page
     assert "| t | accuracy | 50.0 (" in page
     assert "116,736" in page
-    assert "474.0 kB" in page
+    assert "463 KiB" in page
     assert "61.3 s" in page
     assert "t: skipped, the task has no corpus." in page
 

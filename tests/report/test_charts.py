@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import json
+import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -14,8 +16,22 @@ import pytest
 
 from bench.errors import BenchError
 from bench.report import charts
-from bench.report.chart_parts import linear_axis, log_ticks, place_labels, spread
-from bench.report.drawing import DASHES, INK, PALETTE, SHAPES, Box, Chart, Point, contrast, luminance, shortened, text_width, visible
+from bench.report.chart_parts import linear_axis, log_axis, log_ticks, place_labels, spread
+from bench.report.drawing import (
+    DASHES,
+    INK,
+    PALETTE,
+    SHAPES,
+    Box,
+    Canvas,
+    Chart,
+    Point,
+    contrast,
+    luminance,
+    shortened,
+    text_width,
+    visible,
+)
 from bench.report.model import Candidate, Measure, TaskEvidence
 
 HOSTILE = '<img src=x onerror="alert(1)">\x1b[31m\'&</svg><script>'
@@ -129,7 +145,7 @@ def test_pareto_finds_the_front_and_leaves_floor_and_oracle_out_of_it() -> None:
     assert "cheap (50.0 % at 1.00), dear (90.0 % at 30.0)" in chart.description
     assert "majority, has 20.0 %" in chart.description
     assert "oracle (oracle)" in texts(chart)
-    assert chart.table[1][2][2] == "90.0 % [85.0 %, 95.0 %]"
+    assert chart.table[1][2][2] == "90.0 % [85.0, 95.0]"
 
 
 def test_pareto_where_lower_is_better() -> None:
@@ -153,13 +169,13 @@ def test_pareto_names_what_was_not_measured() -> None:
 
 def test_pareto_has_a_logarithmic_axis_only_where_the_range_is_wide() -> None:
     def grid(low: float, high: float) -> list[float]:
-        task = evidence(candidate("a", quality=0.5, peak_memory_bytes=low), candidate("b", quality=0.6, peak_memory_bytes=high))
-        chart = charts.pareto(task, "peak_memory_bytes")
+        task = evidence(candidate("a", quality=0.5, usd_per_1000_requests=low), candidate("b", quality=0.6, usd_per_1000_requests=high))
+        chart = charts.pareto(task, "usd_per_1000_requests")
         assert chart is not None
         places = re.findall(r'<line transform="translate\(([\d.]+),\d+\)" x2="0" y2="-310"', chart.svg)
         return [float(b) - float(a) for a, b in pairwise(places)]
 
-    narrow, wide = grid(1e9, 2e9), grid(1e8, 1e10)
+    narrow, wide = grid(1, 2), grid(0.1, 10)
     assert max(narrow) - min(narrow) < 0.1
     assert max(wide) - min(wide) > 1
 
@@ -182,6 +198,63 @@ def test_learning_curves_find_where_the_lead_changes() -> None:
     reverse = said(charts.learning_curves(replace(task, higher_is_better=False)))
     assert "flat overtakes rising at about 100 examples" in reverse
     assert charts.learning_curves(replace(task, curves=tuple(points("flat", n10=0.5)))) is None
+
+
+def crossing_curves(**crossover: Any) -> TaskEvidence:
+    """A flat line and one that overtakes it at the geometric mean of 10 and 1,000."""
+    rows = [
+        {"strategy": name, "train_examples": size, "value": value}
+        for name, values in (("flat", (0.5, 0.5)), ("rising", (0.1, 0.9)))
+        for size, value in zip((10, 1000), values, strict=True)
+    ]
+    row = {"a": "flat", "b": "rising", "crossover": 100.0, "low": 40.0, "high": 300.0, "ahead_at_largest": "rising", **crossover}
+    return evidence(candidate("flat"), candidate("rising"), curves=tuple(rows), crossovers=(row,))
+
+
+@pytest.mark.parametrize(
+    ("crossover", "span"),
+    [
+        ({}, " [40, 300]"), ({"low": None}, " [<10, 300]"), ({"high": None}, " [40, >1,000]"),
+        ({"a": "rising", "b": "flat"}, " [40, 300]"),
+    ],
+)  # fmt: skip
+def test_a_change_of_the_lead_has_the_interval_of_the_crossover(crossover: dict[str, Any], span: str) -> None:
+    chart = charts.learning_curves(crossing_curves(**crossover))
+    assert chart is not None
+    assert f"rising overtakes flat at about 100{span} examples" in chart.description
+    assert f"rising ahead from 100{span}" in texts(chart)
+    assert chart.table[0][-1] == "overtakes, at examples [95 %]"
+    assert [row[-1] for row in chart.table[1]] == ["–", f"flat at 100{span}"]
+
+
+def test_the_bar_of_a_crossover_reaches_from_bound_to_bound_or_to_the_edge() -> None:
+    def bar(task: TaskEvidence) -> tuple[float, float]:
+        """The pixels at which the one horizontal line of the bar's width begins and ends."""
+        chart = charts.learning_curves(task)
+        assert chart is not None
+        lines = [e for e in ET.fromstring(chart.svg).iter("{http://www.w3.org/2000/svg}line") if e.get("stroke-width") == "6"]
+        (line,) = lines
+        start = float(re.findall(r"-?[\d.]+", line.get("transform", "translate(0,0)"))[0])
+        ends = sorted((start, start + float(line.get("x2", 0))))
+        assert float(line.get("y2", 0)) == 0
+        return ends[0], ends[1]
+
+    low, high = bar(crossing_curves())
+    width = 3 * (high - low) / math.log(300 / 40)  # no unit of its own: only ratios are compared
+    to_the_left, _ = bar(crossing_curves(low=None))
+    _, to_the_right = bar(crossing_curves(high=None))
+    assert (low - to_the_left) / width == pytest.approx(math.log(40 / (10 / 1.06)) / 3, rel=0.01)
+    assert (to_the_right - high) / width == pytest.approx(math.log(1060 / 300) / 3, rel=0.01)
+
+
+def test_a_crossover_that_is_no_change_of_the_lead_is_in_the_table_alone() -> None:
+    chart = charts.learning_curves(crossing_curves(crossover=700.0))  # the last of several crossings
+    assert chart is not None
+    assert "overtakes flat at about 100 examples" in chart.description
+    assert "flat at 700 [40, 300]" in chart.table[1][1][-1]
+    none = charts.learning_curves(crossing_curves(crossover=None, low=None, high=None))
+    assert none is not None
+    assert none.table[0][-1] == "1,000 examples"
 
 
 def test_break_even_finds_the_cheapest_by_volume() -> None:
@@ -225,10 +298,10 @@ def test_hallucination_bars_add_up_and_name_the_worst() -> None:
     assert chart is not None
     assert chart.table[1] == (
         ("majority", "0.0 %", "0.0 %", "100.0 %"),
-        ("bold", "60.0 %", "40.0 % [30.0 %, 50.0 %]", "0.0 %"),
+        ("bold", "60.0 %", "40.0 % [30.0, 50.0]", "0.0 %"),
         ("careful", "60.0 %", "10.0 %", "30.0 %"),
     )
-    assert "most wrong has bold (40.0 % [30.0 %, 50.0 %])" in chart.description
+    assert "most wrong has bold (40.0 % [30.0, 50.0])" in chart.description
     assert "careful (10.0 %, 30.0 % abstained)" in chart.description
     widths = bar_widths(chart)
     assert widths["#D55E00"] == pytest.approx([0, 2 * widths["#0072B2"][1] / 3, widths["#0072B2"][2] / 6], abs=0.05)
@@ -254,7 +327,7 @@ def test_errors_and_memory_are_tables_of_their_parts() -> None:
     )
     assert "rag errs most (25.0 %); the most frequent kind is retrieval miss (10.0 % of items on average)" in errors.description
     assert memory is not None
-    assert memory.table[1] == (("lora", "6 GB", "-1 GB", "5 GB"),)
+    assert memory.table[1] == (("lora", "5.59 GiB", "-954 MiB", "4.66 GiB"),)
 
 
 def test_forgetting_takes_the_first_measure_that_is_there() -> None:
@@ -277,7 +350,7 @@ def test_utilities_weigh_the_criteria_and_drop_the_total() -> None:
     scaled = {"rag": {"quality": 1.0, "cost": 0.0, "total": 0.75}, "lora": {"quality": 0.8, "cost": 1.0, "total": 0.85}}
     chart = charts.utilities(evidence(), scaled, {"quality": 3.0, "cost": 1.0})
     assert chart is not None
-    assert chart.table[1] == (("lora", "0.60", "0.25", "0.85"), ("rag", "0.75", "0.00", "0.75"))
+    assert chart.table[1] == (("lora", "0.600", "0.250", "0.850"), ("rag", "0.750", "0.000", "0.750"))
 
 
 def test_weightings_are_shares() -> None:
@@ -397,6 +470,28 @@ def test_all_text_is_inside_the_view(twelve: list[Chart]) -> None:
             assert size * 0.7 <= y <= height, (chart.title, element.text)
 
 
+def test_what_is_drawn_is_valid_vega_lite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report does not check its specifications, so that this does, with marks of every kind."""
+    altair = pytest.importorskip("altair")
+    found: list[dict[str, Any]] = []
+    drawn = Canvas.specification
+    monkeypatch.setattr(Canvas, "specification", lambda canvas: found.append(drawn(canvas)) or found[-1])
+    assert all(every(many(4)))
+    for specification in found:
+        altair.LayerChart.from_dict(json.loads(json.dumps(specification)), validate=True)
+    assert {layer["mark"]["type"] for one in found for layer in one["layer"]} == {"rule", "line", "rect", "point", "text"}
+    with pytest.raises(Exception, match="no such mark"):
+        altair.LayerChart.from_dict({**found[0], "layer": [{"mark": "no such mark"}]}, validate=True)
+
+
+def test_ticks_of_bytes_are_round_in_powers_of_1024() -> None:
+    labels = [label for _, label in linear_axis([300e6, 950e6], "", "bytes").ticks]
+    assert labels == ["400 MiB", "600 MiB", "800 MiB"]
+    linear, logarithmic = linear_axis([0, 3e9], "", "bytes", exact=True), log_axis([1e8, 3e9], "", "bytes")
+    assert [label for _, label in linear.ticks] == ["0 B", "512 MiB", "1 GiB", "1.5 GiB", "2 GiB", "2.5 GiB"]
+    assert [label for _, label in logarithmic.ticks] == ["64 MiB", "128 MiB", "256 MiB", "512 MiB", "1 GiB", "2 GiB", "4 GiB"]
+
+
 def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
@@ -447,7 +542,7 @@ def test_label_of_a_lone_point_is_right_of_it_and_turns_at_the_edge() -> None:
 
 
 def test_ticks_are_round() -> None:
-    assert [label for _, label in linear_axis([0.2, 1.0], "", share=True).ticks] == ["20 %", "40 %", "60 %", "80 %", "100 %"]
+    assert [label for _, label in linear_axis([0.2, 1.0], "", "share").ticks] == ["20 %", "40 %", "60 %", "80 %", "100 %"]
     assert linear_axis([3.0, 3.0], "").low < 3 < linear_axis([3.0, 3.0], "").high
     assert log_ticks(0.9, 120) == pytest.approx([1, 3, 10, 30, 100])
     assert log_ticks(1, 1e12) == pytest.approx([1, 1e2, 1e4, 1e6, 1e8, 1e10, 1e12])

@@ -64,7 +64,7 @@ def test_the_best_and_cheapest_is_recommended_and_decided() -> None:
     assert decision.runner_up in ("a", "c")  # of the beaten
     assert "Recommended: b." in decision.explanation[0]
     assert len(decision.explanation) == 5
-    assert "90 % [88, 92]" in decision.explanation[1]
+    assert "90.0 % [88.0, 92.0]" in decision.explanation[1]
     assert decision.utilities["b"] == {
         "quality": 1, "hallucination": 1, "cost": 1, "memory": 1, "latency": 1, "simplicity": 1, "total": pytest.approx(1),
     }  # fmt: skip
@@ -111,7 +111,7 @@ def test_lower_is_better_turns_quality_around() -> None:
     candidates = strategy("a", 3.0), strategy("b", 2.0), strategy("floor", 9.0, standing="floor")
     decision = decide(task_of(*candidates, higher=False, share=False), Constraints())
     assert (decision.recommended, decision.runner_up, decision.certainty, decision.flagged) == ("b", "a", "decided", {})
-    assert "better (+1 [0.5, 1.5], p = 0.001)" in decision.explanation[1]
+    assert "better (+1.000 [+0.500, +1.500], p = 0.001)" in decision.explanation[1]
     assert decision.utilities["a"]["quality"] == 0
     flipped = task_of(*candidates, higher=True, share=False)
     assert decide(flipped, Constraints()).flagged == {"a": "floor", "b": "floor"}
@@ -121,8 +121,8 @@ def test_constraints_leave_out_the_best_with_its_reason() -> None:
     task = task_of(strategy("a", 0.95, wrong=0.3), strategy("b", 0.9, wrong=0.05))
     decision = decide(task, Constraints(maximum_hallucination=0.1))
     assert (decision.recommended, decision.runner_up) == ("b", None)
-    assert decision.excluded == {"a": ("hallucination 30 % [28, 32] is above 10 %",)}
-    assert "hallucination 30 %" in decision.steps[1].result
+    assert decision.excluded == {"a": ("hallucination 30.0 % [28.0, 32.0] is above 10 %",)}
+    assert "hallucination 30.0 %" in decision.steps[1].result
 
 
 def test_a_limit_within_the_interval_is_said() -> None:
@@ -139,7 +139,7 @@ def test_nothing_eligible_names_the_nearest_that_beats_a_floor() -> None:
     decision = decide(task, Constraints(maximum_hallucination=0.1, minimum_quality=0.5, maximum_usd_per_1000_requests=5))
     assert (decision.recommended, decision.runner_up, decision.certainty, decision.front) == (None, None, None, ())
     assert "Nearest: b, " in decision.explanation[1]
-    assert "violates 1: hallucination 30 %" in decision.explanation[1]
+    assert "violates 1: hallucination 30.0 %" in decision.explanation[1]
 
 
 def test_the_nearest_is_no_better_than_a_floor_only_where_all_are() -> None:
@@ -278,7 +278,7 @@ def test_small_differences_in_a_circle_leave_all_of_it_on_the_front() -> None:
 
 def test_risks_name_what_was_lost_and_what_was_not_measured() -> None:
     lost = strategy("a", choices=TRAINED, **{"forgetting.known_recall_drop": Measure(0.85, 0.78, 0.92)})
-    assert "training costs 85 points [78, 92] of the recall" in decide(task_of(lost), Constraints()).explanation[3]
+    assert "training costs 85.0 points [78.0, 92.0] of the recall" in decide(task_of(lost), Constraints()).explanation[3]
     silent = strategy("a", choices=TRAINED, wrong=None)
     assert "was not measured (bench run --probe forgetting)" in decide(task_of(silent), Constraints()).explanation[3]
     none = strategy("a", **{"forgetting.skill_drop": Measure(0.0, -0.1, 0.1)})

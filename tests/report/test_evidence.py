@@ -176,6 +176,33 @@ def test_every_two_contenders_are_compared(run: RunFolder) -> None:
     assert rag_lora.break_even_requests is not None
 
 
+def test_at_the_price_of_a_crossing_two_strategies_cost_the_same(run: RunFolder) -> None:
+    """Against the costs themselves, computed anew at that price."""
+    pairs = {(pair.a, pair.b): {price.thing: price for price in pair.prices} for pair in only_task(of(run)).pairs}
+    assert set(pairs["rag", "lora"]) == {"a label", "an error", "a core-hour of cpu"}  # nothing is stored
+    assert pairs["zero-shot", "majority"] == {}  # the costs compare them the other way round
+    seen = 0
+    for (a, b), prices in pairs.items():
+        for thing, price in prices.items():
+            if price.at is None:
+                continue
+            seen += 1
+            assumed, paid = ASSUMPTIONS, PRICES
+            if thing == "a core-hour of cpu":
+                devices = [entry.model_copy(update={"price": price.at.value}) for entry in PRICES.devices if entry.name == "cpu"]
+                paid = PRICES.model_copy(update={"devices": tuple(devices)})
+            else:
+                key = {"a label": "label_usd_per_example", "an error": "error_usd"}[thing]
+                assumed = ASSUMPTIONS.model_copy(update={key: price.at.value})
+            totals = {row["strategy"]: row["total_usd"] for row in total_costs([run], paid, assumed).strategies}
+            assert totals[a] == pytest.approx(totals[b], rel=1e-9), (a, b, thing)
+            assert {price.cheaper_below, price.cheaper_above} == {a, b}
+    assert seen >= 3
+    error = pairs["zero-shot", "rag"]["an error"]
+    (row,) = [r for r in total_costs([run], PRICES, ASSUMPTIONS).pairs if (r["a"], r["b"]) == ("zero-shot", "rag")]
+    assert error.at == pytest.approx((row["break_even_error_usd"], row["break_even_error_usd_low"], row["break_even_error_usd_high"]))
+
+
 def test_kinds_of_error_and_parts_of_memory(run: RunFolder) -> None:
     task = only_task(of(run))
     assert task.errors == {"rag": {"retrieval_miss": 0.05, "fabricated": 0.1}}

@@ -167,8 +167,8 @@ def test_constraints_stand_with_the_reason_of_each_strategy() -> None:
     wanted = Constraints(maximum_hallucination=0.1, weights=Weights(quality=1.0))
     text = "".join(Reader(page_of(evidence(hostile_task()), wanted)).text)
     assert "maximum hallucination" in text
-    assert "hallucination 30 % is above 10 %" in text
-    assert "hallucination 30 % is above 10 %" in text_of(evidence(hostile_task()), wanted)
+    assert "hallucination 30.0 % is above 10 %" in text
+    assert "hallucination 30.0 % is above 10 %" in text_of(evidence(hostile_task()), wanted)
 
 
 def test_nothing_eligible_is_said() -> None:
@@ -306,7 +306,7 @@ def test_the_command_writes_both_files(app: typer.Typer, tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert "support: lora" in result.output
     text = out.with_suffix(".md").read_text()
-    assert "hallucination 30 % is above 10 %" in text
+    assert "hallucination 30.0 % is above 10 %" in text
     assert "assumption: requests per month: 12,345" in text
     assert "results/one" in out.read_text(encoding="utf-8")
 
@@ -317,7 +317,7 @@ def test_what_is_required_goes_over_the_file(app: typer.Typer, tmp_path: Path) -
     given = ["--constraints", str(limits), "--require", "maximum_hallucination=0.2", "-o", str(tmp_path / "report.html")]
     assert CliRunner().invoke(app, ["report", "results/one", *given]).exit_code == 0
     text = (tmp_path / "report.md").read_text()
-    assert "hallucination 30 % is above 20 %" in text
+    assert "hallucination 30.0 % is above 20 %" in text
     assert "above 10 %" not in text
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from bench.report.constraints import Constraints
 from bench.report.decide import Decision, decide
-from bench.report.model import Candidate, Measure, Pair, TaskEvidence
+from bench.report.model import Candidate, Measure, Pair, PriceCrossing, TaskEvidence
 from bench.report.sensitivity import flips, leave_one_out, weight_range, weightings
 
 
@@ -136,6 +136,51 @@ def test_a_volume_says_whether_it_could_change_the_choice() -> None:
     assert line.startswith("In all, good costs less than cheap above 2 million requests")
     assert "as it does now" not in line
     assert "could change the choice, if it saves enough" in line
+
+
+LABEL = PriceCrossing("a label", "usd", 0.5, Measure(0.25), "good", "cheap")
+ERROR = PriceCrossing("an error", "usd", 0.0, Measure(0.1, 0.05, 0.2), "cheap", "good")
+COMPUTE = PriceCrossing("compute", "times", 1.0, Measure(2.5), "good", "cheap")
+NONE = PriceCrossing("storage", "usd", 0.02, None, "cheap", "cheap")
+
+
+def test_flips_say_prices_and_whether_they_could_change_the_choice() -> None:
+    task = evidence(prices=(LABEL, ERROR, COMPUTE, NONE))
+    lines = flips(task, decide(task, Constraints()))[3:]
+    change = "; that alone cannot change the choice, whatever it saves."
+    assert lines == [
+        f"In all, cheap costs less than good above 0.250 USD for a label (now 0.500), as it does now{change}",
+        f"In all, cheap costs less than good below 0.100 USD for an error (95 % 0.0500 to 0.200; now 0), as it does now{change}",
+        f"In all, cheap costs less than good above 2.5 times the present prices of compute, as it does now{change}",
+    ]
+    open_ended = evidence(prices=(ERROR._replace(at=Measure(0.1, 0.05, None)),))
+    assert "(95 % from 0.0500 on; now 0)" in flips(open_ended, decide(open_ended, Constraints()))[-1]
+
+
+@pytest.mark.parametrize(
+    ("cheaper", "says"), [("cheap", "cheap less than good"), ("good", "cheap more than good"), (None, "cheap as much as good")]
+)
+def test_what_no_price_turns_round_is_one_line(cheaper: str | None, says: str) -> None:
+    never = [NONE._replace(thing=thing, cheaper_below=cheaper, cheaper_above=cheaper) for thing in ("a label", "an error")]
+    task = evidence(prices=tuple(never))
+    lines = flips(task, decide(task, Constraints()))
+    assert lines[3:] == [f"No single price above 0 (of a label, an error) turns round which one costs less in all: {says}."]
+    other = replace(task.pairs[0], b="third", prices=tuple(never))
+    both = replace(task, candidates=(*task.candidates, candidate("third", 0.7, 5.0)), pairs=(*task.pairs, other))
+    lines = flips(both, decide(both, Constraints()))
+    assert sum("No single price" in line for line in lines) == 1
+
+
+def test_prices_are_those_of_the_front_and_the_runner_up() -> None:
+    """A strategy that two others beat has no lines of its own, though it is eligible."""
+    beaten = candidate("beaten", 0.5, 30.0)
+    task = evidence(beaten)
+    pair = Pair("good", "beaten", Measure(0.4, 0.3, 0.5), 0.001, 0.05, None, "good", "good", (LABEL._replace(cheaper_above="beaten"),))
+    task = replace(task, pairs=(*task.pairs, pair))
+    decision = decide(task, Constraints())
+    assert "beaten" in decision.utilities
+    assert "beaten" not in (*decision.front, decision.runner_up)
+    assert not any("beaten" in line for line in flips(task, decision))
 
 
 def test_no_crossing_is_no_line() -> None:
