@@ -17,6 +17,7 @@ import typer
 from bench.cost.cli import register as register_cost
 from bench.errors import BenchError, did_you_mean
 from bench.metric.cli import register as register_metrics
+from bench.regression.cli import register as register_regression
 from bench.report.cli import register as register_report
 from bench.result.cli import register as register_result
 from bench.settings import parse_assignments
@@ -201,6 +202,7 @@ def table(
 register_result(app)
 register_cost(app)
 register_report(app)
+register_regression(app)
 
 
 @app.command()

@@ -24,15 +24,21 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(*arguments: str) -> str | None:
+def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(  # noqa: S603
             ["git", *arguments],  # noqa: S607
-            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False,
+            cwd=folder, capture_output=True, text=True, timeout=10, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _commit(folder: Path, *untracked: str) -> tuple[str | None, bool | None]:
+    """The commit of the repository that a folder is in, and whether it has changes; (None, None) outside one."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    return commit, bool(_git(folder, "status", "--porcelain", *untracked)) if commit else None
 
 
 def _cpu() -> str:
@@ -45,15 +51,22 @@ def _cpu() -> str:
 
 @cache
 def environment() -> dict[str, Any]:
-    """Versions, commit and hardware. Imports no torch: the GPU's name is added by the cell that uses one."""
-    commit = _git("rev-parse", "HEAD")
+    """Versions, commits and hardware. Imports no torch: the GPU's name is added by the cell that uses one.
+
+    ``git_commit`` is of the source of this package, ``project_commit`` of the working folder, where tasks, suites and strategies are.
+    """
+    commit, dirty = _commit(Path(__file__).parent)
+    # Reports and notes that lie about in a project are no change of it.
+    project_commit, project_dirty = _commit(Path.cwd(), "--untracked-files=no")
     return {
         "bench": bench.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {p: _version(p) for p in PACKAGES},
         "git_commit": commit,
-        "git_dirty": bool(_git("status", "--porcelain")) if commit else None,
+        "git_dirty": dirty,
+        "project_commit": project_commit,
+        "project_dirty": project_dirty,
         "cpu": _cpu(),
         "cpu_count": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

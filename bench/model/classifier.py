@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from bench.errors import BenchError
+from bench.model.decoding import runner_up
 from bench.model.language_model import Generation, LanguageModel, Message
 from bench.model.source import ModelSource
 
@@ -137,12 +138,14 @@ class Classifier(LanguageModel):
 
         def work(batch: list[int]) -> Any:
             with torch.inference_mode(), self.autocast():
-                return self._logits([prompts[i] for i in batch]).log_softmax(-1).max(-1)
+                logprobs = self._logits([prompts[i] for i in batch]).log_softmax(-1)
+                best = logprobs.max(-1)
+                return best.indices.tolist(), best.values.tolist(), (best.values - runner_up(logprobs, best.indices)).tolist()
 
-        for batch, best, seconds in self.batcher.run(lengths, work, skip):
+        for batch, found, seconds in self.batcher.run(lengths, work, skip):
             yield [
-                (i, Generation(self.labels[label], logprob, lengths[i], 0, 0, seconds))
-                for i, label, logprob in zip(batch, best.indices.tolist(), best.values.tolist(), strict=True)
+                (i, Generation(self.labels[label], logprob, lengths[i], 0, 0, seconds, logit_margin=lead))
+                for i, label, logprob, lead in zip(batch, *found, strict=True)
             ]
 
     def _logits(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -6,7 +6,9 @@ rest of a prompt, so that the prefix lies at the same place in every row; positi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -91,6 +93,28 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
     return min(shared, min(len(p) for p in prompts) - 1)
 
 
+def runner_up(scores: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    """The second best of each row's scores (rows, choices), given the place of the best (rows,); minus infinity where there is none."""
+    return scores.scatter(-1, best[:, None], -math.inf).amax(-1)
+
+
+def logit_margin(leads: Iterable[float]) -> float | None:
+    """The smallest of the leads (nats) that each choice had over the second best; None where nothing had a second."""
+    smallest = min(leads, default=math.inf)
+    return None if smallest == math.inf else smallest
+
+
+@dataclass
+class GreedyRow:
+    """What `greedy` writes after one prompt."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+    """Sum over the tokens, nats."""
+    leads: list[float] = field(default_factory=list)
+    """Of each token over the second best, nats."""
+
+
 def greedy(
     network: Any,
     prefix: SharedPrefix,
@@ -98,8 +122,8 @@ def greedy(
     max_new_tokens: int,
     ended: Callable[[Sequence[int]], bool],
     device: torch.device,
-) -> list[tuple[list[int], float]]:
-    """The most likely next token over and over: for each rest of a prompt the new tokens and the sum of their log-probabilities.
+) -> list[GreedyRow]:
+    """The most likely next token over and over, after each rest of a prompt.
 
     A row ends with the token for which `ended` says so of the row's new tokens, or after `max_new_tokens`.
     """
@@ -109,8 +133,7 @@ def greedy(
     mask = torch.tensor(real, device=device)  # as long as the longest answer; each step takes its part
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = prefix.cache(len(rests), width + max_new_tokens)
-    new: list[list[int]] = [[] for _ in rests]
-    total = [0.0] * len(rests)
+    rows = [GreedyRow() for _ in rests]
     under_way = list(range(len(rests)))  # the row that each place of the batch holds
     is_over = [False] * len(rests)
     begin = prefix.length
@@ -122,11 +145,14 @@ def greedy(
         )  # fmt: skip
         logits = out.logits[:, -1].float()
         best = logits.max(-1)
-        for row, token, logprob in zip(under_way, best.indices.tolist(), (best.values - logits.logsumexp(-1)).tolist(), strict=True):
+        beaten = torch.stack([logits.logsumexp(-1), runner_up(logits, best.indices)], -1)
+        found = (best.values[:, None] - beaten).tolist()
+        for row, token, (logprob, lead) in zip(under_way, best.indices.tolist(), found, strict=True):
             if not is_over[row]:
-                new[row].append(token)
-                total[row] += logprob
-                is_over[row] = ended(new[row])
+                rows[row].tokens.append(token)
+                rows[row].logprob += logprob
+                rows[row].leads.append(lead)
+                is_over[row] = ended(rows[row].tokens)
         staying = [place for place, row in enumerate(under_way) if not is_over[row]]
         if not staying:
             break
@@ -136,7 +162,7 @@ def greedy(
             cache.batch_select_indices(places)
             ids, mask, positions = ids[places], mask[places], positions[places]
             under_way = [under_way[place] for place in staying]
-    return list(zip(new, total, strict=True))
+    return rows
 
 
 def option_logprobs(

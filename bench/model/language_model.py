@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from bench.errors import BenchError
 from bench.model.batches import Batcher
-from bench.model.decoding import SharedPrefix, attends_to_all, greedy, option_logprobs, shared_length
+from bench.model.decoding import SharedPrefix, attends_to_all, greedy, logit_margin, option_logprobs, runner_up, shared_length
 from bench.model.source import ModelSource
 
 Message = dict[str, str]
@@ -41,28 +41,42 @@ class Generation:
     latency_seconds: float
     option_logprobs: tuple[float, ...] | None = None
     """Of a choice: the log-probability of each option's tokens, without an end token."""
+    logit_margin: float | None = None
+    """The smallest lead (nats) of a generated token, the end token included, over the second best; of a choice that of the chosen
+    option, of a classifier that of the label. None where there was no second."""
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
+    """An answer of one batch, before what it cost is known."""
+
     text: str
     logprob: float | None
     n_tokens: int
+    logit_margin: float | None
     option_logprobs: tuple[float, ...] | None = None
 
 
 class GreedyLogprob(LogitsProcessor):
-    """Sums the log-probability of each step's most likely token, which is what greedy decoding takes."""
+    """Keeps log-probability and lead of each step's most likely token, which is what greedy decoding takes."""
 
     def __init__(self) -> None:
-        self.steps: list[torch.Tensor] = []
+        self._steps: list[torch.Tensor] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GreedyLogprob:
         return self  # peft copies what generate is given for an encoder-decoder, and the steps would be lost with the copy
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.steps.append(scores.max(-1).values.float() - torch.logsumexp(scores.float(), -1))
+        logits = scores.float()
+        best = logits.max(-1)
+        self._steps.append(best.values[:, None] - torch.stack([torch.logsumexp(logits, -1), runner_up(logits, best.indices)], -1))
         return scores
+
+    def of_answers(self, lengths: Sequence[int]) -> list[tuple[float, float | None]]:
+        """Log-probability and logit margin of each row's first tokens, so many of each."""
+        rows = torch.stack(self._steps, 1).tolist()
+        own = [row[:n] for row, n in zip(rows, lengths, strict=True)]
+        return [(float(sum(logprob for logprob, _ in steps)), logit_margin(lead for _, lead in steps)) for steps in own]
 
 
 def mean_nats(logits: torch.Tensor, targets: torch.Tensor, weights: Sequence[float] | None) -> torch.Tensor:
@@ -329,13 +343,13 @@ class LanguageModel:
         """
         prefix = self._prefix(prompts, [max_new_tokens] * len(prompts))
 
-        def work(batch: list[int]) -> list[_Answer]:
+        def work(batch: list[int]) -> list[Answer]:
             given = [prompts[i] for i in batch]
             if prefix is None:
-                return [_Answer(text, logprob, n) for text, logprob, n in self._batch(given, max_new_tokens)]
+                return self._batch(given, max_new_tokens)
             rests = [p[prefix.length :] for p in given]
             rows = greedy(self.network, prefix, rests, max_new_tokens, self._is_over, self.device)
-            return [_Answer(self.answer(ids)[0], logprob, len(ids)) for ids, logprob in rows]
+            return [Answer(self.answer(row.tokens)[0], row.logprob, len(row.tokens), logit_margin(row.leads)) for row in rows]
 
         yield from self._in_batches(prompts, [max_new_tokens] * len(prompts), prefix, work, skip, generates=True)
 
@@ -353,17 +367,18 @@ class LanguageModel:
         after = [max(map(len, each)) for each in option_ids]
         prefix = self._prefix(prompts, after)
 
-        def work(batch: list[int]) -> list[_Answer]:
+        def work(batch: list[int]) -> list[Answer]:
             given, ids = [prompts[i] for i in batch], [option_ids[i] for i in batch]
             if prefix is None:
                 found = self._option_logprobs(given, ids)
             else:
                 found = option_logprobs(self.network, prefix, [p[prefix.length :] for p in given], ids, self.device)
-            best = [max(range(len(row)), key=row.__getitem__) for row in found]
-            return [
-                _Answer(options[i][k], row[k], sum(map(len, option_ids[i])), tuple(row))
-                for i, k, row in zip(batch, best, found, strict=True)
-            ]
+            answers = []
+            for i, row in zip(batch, found, strict=True):
+                k = max(range(len(row)), key=row.__getitem__)
+                margin = logit_margin(row[k] - other for other in row[:k] + row[k + 1 :])
+                answers.append(Answer(options[i][k], row[k], sum(map(len, option_ids[i])), margin, tuple(row)))
+            return answers
 
         computed = [sum(map(len, each)) for each in option_ids]
         if prefix is None:
@@ -375,7 +390,7 @@ class LanguageModel:
         prompts: Sequence[Sequence[int]],
         more: Sequence[int],
         prefix: SharedPrefix | None,
-        work: Callable[[list[int]], list[_Answer]],
+        work: Callable[[list[int]], list[Answer]],
         skip: Collection[int],
         generates: bool = False,
     ) -> Iterator[list[tuple[int, Generation]]]:
@@ -388,15 +403,21 @@ class LanguageModel:
         def row_bytes(i: int) -> float:
             return per_token * (shared + computed[i]) + per_logit * more[i]
 
-        def inference(batch: list[int]) -> list[_Answer]:
+        def inference(batch: list[int]) -> list[Answer]:
             with torch.inference_mode(), self.autocast():
                 return work(batch)
 
         for batch, answers, seconds in self.batcher.run(computed, inference, skip, row_bytes, generates):
             yield [
-                (i, Generation(a.text, a.logprob, len(prompts[i]), 0 if i == first else shared, a.n_tokens, seconds, a.option_logprobs))
+                (
+                    i,
+                    Generation(
+                        a.text, a.logprob, len(prompts[i]), 0 if i == first else shared, a.n_tokens, seconds, a.option_logprobs,
+                        a.logit_margin,
+                    ),
+                )
                 for i, a in zip(batch, answers, strict=True)
-            ]
+            ]  # fmt: skip
 
     def _prefix(self, prompts: Sequence[Sequence[int]], after: Sequence[int]) -> SharedPrefix | None:
         """What all prompts begin with, computed; `after`: tokens behind each prompt. None where prompts have to be run whole.
@@ -431,20 +452,17 @@ class LanguageModel:
         heads = getattr(config, "num_key_value_heads", None) or heads
         return 2 * layers * heads * size * next(self.network.parameters()).element_size(), 8 * config.vocab_size
 
-    def _batch(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[tuple[str, float, int]]:
-        """Answers to whole prompts by the library's own generation: (text, log-probability, tokens) of each."""
+    def _batch(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[Answer]:
+        """Answers to whole prompts by the library's own generation."""
         width = max(len(p) for p in prompts)
         ids = torch.tensor([[*[self.pad_id] * (width - len(p)), *p] for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
         logprobs = GreedyLogprob()
         arguments = {"attention_mask": mask, "max_new_tokens": max_new_tokens, "logits_processor": LogitsProcessorList([logprobs])}
         new = self.network.generate(input_ids=ids, **arguments)[:, width:]
-        steps = torch.stack(logprobs.steps, 1)[:, : new.shape[1]]
-        answers = []
-        for row, values in zip(new.tolist(), steps.tolist(), strict=True):
-            text, n = self.answer(row)
-            answers.append((text, float(sum(values[:n])), n))
-        return answers
+        answers = [self.answer(row) for row in new.tolist()]
+        found = logprobs.of_answers([n for _, n in answers])
+        return [Answer(text, logprob, n, margin) for (text, n), (logprob, margin) in zip(answers, found, strict=True)]
 
     def _option_logprobs(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
         """The log-probability of each option's tokens after its whole prompt, one row of the batch for each."""

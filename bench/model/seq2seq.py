@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, LogitsProcessorList
 
 from bench.errors import BenchError
-from bench.model.language_model import IGNORED, GreedyLogprob, LanguageModel, Message
+from bench.model.language_model import IGNORED, Answer, GreedyLogprob, LanguageModel, Message
 
 
 class Seq2SeqModel(LanguageModel):
@@ -77,14 +77,14 @@ class Seq2SeqModel(LanguageModel):
         """None: in an encoder every position sees the whole prompt, so no part of it can be computed for all."""
         super()._prefix(prompts, after)
 
-    def _batch(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[tuple[str, float, int]]:
+    def _batch(self, prompts: list[Sequence[int]], max_new_tokens: int) -> list[Answer]:
         ids, mask = self.padded(prompts)
         logprobs = GreedyLogprob()
         out = self.network.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, logits_processor=LogitsProcessorList([logprobs])
         )
-        answers = []
-        for row, values in zip(out[:, 1:].tolist(), torch.stack(logprobs.steps, 1).tolist(), strict=True):
-            n = next((i + 1 for i, token in enumerate(row) if token in self.end_ids), len(row))
-            answers.append((self.tokenizer.decode(row[:n], skip_special_tokens=True).strip(), float(sum(values[:n])), n))
-        return answers
+        rows = out[:, 1:].tolist()
+        lengths = [next((i + 1 for i, token in enumerate(row) if token in self.end_ids), len(row)) for row in rows]
+        texts = [self.tokenizer.decode(row[:n], skip_special_tokens=True).strip() for row, n in zip(rows, lengths, strict=True)]
+        found = logprobs.of_answers(lengths)
+        return [Answer(text, logprob, n, margin) for text, n, (logprob, margin) in zip(texts, lengths, found, strict=True)]

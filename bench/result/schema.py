@@ -199,7 +199,7 @@ class Record(_Model):
     training: Training | None = None
     """None where nothing is trained step by step."""
     phases: dict[PhaseName, Phase] = Field(default_factory=dict)
-    tokens: Tokens = Tokens()
+    tokens: Tokens = field(default_factory=Tokens)
     params: Parameters | None = None
     artifact_bytes: int | None = None
     """What has to be kept to serve the strategy, beside the base model: adapter, weights, index, examples."""
@@ -246,6 +246,10 @@ class Item(_Model):
     option_logprobs: list[float] | None = None
     """Multiple choice: log-probability (natural log) of each option in the order of the task's row, the sum over its tokens. None for
     the other kinds, and where no model was asked."""
+    logit_margin: float | None = None
+    """How near the answer was to being another one: the smallest lead (nats) of one of its tokens, the end token included, over the
+    second best; of multiple choice that of the chosen option's log-probability, of a classifier that of the label's. None where there
+    was no second, and where no model was asked."""
     retrieved_ids: list[str] | None = None
     """None where the strategy retrieves nothing."""
     retrieval_score: float | None = None
@@ -273,6 +277,9 @@ class ScoredItem:
     outcome: Outcome
     slices: dict[str, str] = field(default_factory=dict)
     error: str | None = None
+    prompt_hash: str = ""
+    logit_margin: float | None = None
+    tokens: Tokens = field(default_factory=Tokens)
 
 
 class Run(_Model):

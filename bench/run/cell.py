@@ -104,7 +104,10 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
                 "tokens": _sum(i.tokens for i in items),
                 "n_items": len(items),
                 "n_truncated": sum(i.truncated for i in items),
-                "environment": environment() | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}),
+                # Another number of threads rounds sums differently.
+                "environment": environment()
+                | {"threads": torch.get_num_threads()}
+                | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}),
             }
         )
         writer.finish([e.id for e in cell.task.test])
@@ -266,6 +269,7 @@ def _item(
         error=error,
         logprob=g.logprob,
         option_logprobs=None if g.option_logprobs is None else list(g.option_logprobs),
+        logit_margin=g.logit_margin,
         retrieved_ids=list(dict.fromkeys(found.document_ids)) if found else None,
         retrieval_score=found.score if found else None,
         cited_ids=None if answered.cited_ids is None else list(answered.cited_ids),

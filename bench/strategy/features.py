@@ -119,26 +119,30 @@ class FeatureClassifier:
 
     # ------------------------------------------------------------------------------------------ answers
 
-    def predict(self, prompts: Sequence[Sequence[int]]) -> list[tuple[int, float]]:
-        """The index of the most likely label of each prompt and its log-probability, in order. Raises `BenchError` before `fit`."""
+    def predict(self, prompts: Sequence[Sequence[int]]) -> list[tuple[int, float, float]]:
+        """The most likely label of each prompt, in order: its index, its log-probability, and its lead over the second (nats).
+
+        Raises `BenchError` before `fit`.
+        """
         bias = self._trained()
         if not prompts:
             return []
         logprobs = log_softmax(self.features(prompts) @ self._weight.T + bias, axis=1)
-        return [(int(row.argmax()), float(row.max())) for row in logprobs]
+        second, best = np.sort(logprobs)[:, -2:].T
+        return list(zip(logprobs.argmax(1).tolist(), best.tolist(), (best - second).tolist(), strict=True))
 
     def generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, skip: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
         """As `LanguageModel.generate`, but the answer is the most likely label, and no token is generated."""
 
-        def work(batch: list[int]) -> list[tuple[int, float]]:
+        def work(batch: list[int]) -> list[tuple[int, float, float]]:
             return self.predict([prompts[i] for i in batch])
 
         for batch, answers, seconds in self.model.batcher.run([len(p) for p in prompts], work, skip):
             yield [
-                (i, Generation(self.labels[label], logprob, len(prompts[i]), 0, 0, seconds))
-                for i, (label, logprob) in zip(batch, answers, strict=True)
+                (i, Generation(self.labels[label], logprob, len(prompts[i]), 0, 0, seconds, logit_margin=lead))
+                for i, (label, logprob, lead) in zip(batch, answers, strict=True)
             ]
 
     # ------------------------------------------------------------------------------------------ features

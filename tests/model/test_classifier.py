@@ -151,6 +151,8 @@ def test_an_answer_does_not_depend_on_its_batch_and_has_its_labels_probability(m
             logits = model.network(input_ids=torch.tensor([prompt])).logits[0]
         assert g.text == LABELS[int(logits.argmax())]
         assert g.logprob == pytest.approx(logits.log_softmax(-1).max().item(), abs=1e-5)
+        second, best = sorted(logits.tolist())[-2:]
+        assert g.logit_margin == pytest.approx(best - second, abs=1e-5)
 
 
 def test_skipped_batches_leave_the_others_as_they_were(model: Any) -> None:

@@ -1,9 +1,11 @@
 """Answers over a shared prefix are the library's own, for every kind of attention; and options scored in one pass those scored apart."""
 
 import json
+import math
 import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,8 +25,8 @@ from transformers import (
 
 from bench.errors import BenchError
 from bench.model.batches import Batcher
-from bench.model.decoding import shared_length
-from bench.model.language_model import OPTION_CONTEXT, LanguageModel
+from bench.model.decoding import SharedPrefix, greedy, logit_margin, runner_up, shared_length
+from bench.model.language_model import OPTION_CONTEXT, GreedyLogprob, LanguageModel
 from bench.model.source import EMBEDDED_FOLDER, locate
 from bench.suite import tasks_folder
 from bench.task.load import load_task
@@ -102,6 +104,7 @@ def test_a_shared_prefix_changes_no_answer(model: tuple[Any, bool]) -> None:
         network.shared_prefix = True
     assert [(g.text, g.completion_tokens) for g in shared] == [(g.text, g.completion_tokens) for g in whole]
     assert [g.logprob for g in shared] == pytest.approx([g.logprob for g in whole], abs=1e-4)
+    assert [g.logit_margin for g in shared] == pytest.approx([g.logit_margin for g in whole], abs=1e-4)
     assert not shares or len({g.text for g in shared}) > 10
 
 
@@ -123,7 +126,62 @@ def test_options_in_one_pass_score_as_they_do_apart(model: tuple[Any, bool]) -> 
         assert g.option_logprobs == pytest.approx(apart, abs=2e-4)
         assert g.text == each[max(range(len(each)), key=apart.__getitem__)]
         assert g.logprob == max(g.option_logprobs)
+        second, best = sorted(g.option_logprobs)[-2:]
+        assert g.logit_margin == best - second
         assert g.completion_tokens == sum(len(network.tokenizer(" " + o, add_special_tokens=False)["input_ids"]) for o in each)
+
+
+class Scripted(torch.nn.Module):
+    """Says what is written down: at each step the next logits of the rows, which are in the batch at that step."""
+
+    def __init__(self, rows: list[list[int]]) -> None:
+        super().__init__()
+        self.config = LlamaConfig(**SIZES | {"num_hidden_layers": 0})
+        self.steps = enumerate(rows)
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> SimpleNamespace:
+        step, rows = next(self.steps)
+        assert len(input_ids) == len(rows)
+        return SimpleNamespace(logits=torch.tensor([[SCRIPT[row][step]] for row in rows]))
+
+
+END = 3
+SCRIPT = [  # of each row, at each step, the logits of three tokens and of the end token
+    [[5.0, 1.0, 2.0, 0.0], [0.0, 1.0, 1.5, 3.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]],  # leads 3 and 1.5, then it is over
+    [[0.0, 4.0, 0.0, 0.0], [2.0, 0.5, 2.0, 2.0], [0.0, 1.0, 1.25, 0.0], [7.0, 0.0, 0.0, 9.0]],  # 4, an exact tie, 0.25, 2
+    [[0.0, 0.0, 1.0, 1.125], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]],  # 0.125: the end token itself
+]
+
+
+def test_the_margin_is_the_smallest_lead_up_to_the_end_token() -> None:
+    batch = [0, 1, 1, 1, 2]
+    # One of five rows that has ended stays in the batch, two leave it.
+    network, device = Scripted([batch, batch, [1] * 3, [1] * 3]), torch.device("cpu")
+    rows = greedy(network, SharedPrefix(network, (), device), [[7]] * 5, 4, lambda ids: ids[-1] == END, device)
+    answers = {0: [0, 3], 1: [1, 0, 2, 3], 2: [3]}  # of equals the first
+    leads = {0: [3.0, 1.5], 1: [4.0, 0.0, 0.25, 2.0], 2: [0.125]}
+    assert [row.tokens for row in rows] == [answers[row] for row in batch]
+    assert [row.leads for row in rows] == [leads[row] for row in batch]
+    assert [logit_margin(row.leads) for row in rows] == [1.5, 0.0, 0.0, 0.0, 0.125]
+    assert rows[-1].logprob == pytest.approx(1.125 - math.log(2 + math.e + math.exp(1.125)))
+
+
+def test_the_library_s_generation_is_read_in_the_same_way() -> None:
+    read = GreedyLogprob()
+    scores = torch.tensor(SCRIPT)
+    for step in range(4):
+        before = scores[:, step].clone()
+        assert torch.equal(read(torch.zeros(3, 1), scores[:, step]), before)  # it reads and changes nothing
+    found = read.of_answers([2, 4, 1])
+    assert [margin for _, margin in found] == [1.5, 0.0, 0.125]
+    assert found[2][0] == pytest.approx(1.125 - math.log(2 + math.e + math.exp(1.125)))
+
+
+def test_where_nothing_is_second_there_is_no_margin() -> None:
+    assert runner_up(torch.tensor([[2.0], [3.0]]), torch.tensor([0, 0])).tolist() == [-math.inf, -math.inf]
+    assert logit_margin([math.inf]) is None  # a vocabulary of one, or a token that the model's configuration forces
+    assert logit_margin([]) is None
+    assert logit_margin([math.inf, 0.5]) == 0.5
 
 
 @pytest.fixture(scope="module")

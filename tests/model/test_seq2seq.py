@@ -136,6 +136,7 @@ def test_an_answer_does_not_depend_on_its_batch(trained: Any) -> None:
     alone = [answers(trained, [p])[0] for p in prompts]
     assert [(g.text, g.completion_tokens) for g in together] == [(g.text, g.completion_tokens) for g in alone]
     assert [g.logprob for g in together] == pytest.approx([g.logprob for g in alone], abs=1e-4)
+    assert [g.logit_margin for g in together] == pytest.approx([g.logit_margin for g in alone], abs=1e-4)
     assert {g.cached_tokens for g in together} == {0}
     assert [g.prompt_tokens for g in together] == [len(p) for p in prompts]
 
@@ -146,6 +147,8 @@ def test_the_log_probability_is_that_of_the_generated_tokens(trained: Any) -> No
     pair = trained.training_ids(ask(2, 2), g.text)
     with torch.no_grad():
         assert g.logprob == pytest.approx(-2 * trained.loss([pair]).item(), abs=1e-4)
+        first, end = (row.topk(2).values.tolist() for row in trained.completion_logits([pair])[0][0])
+    assert g.logit_margin == pytest.approx(min(first[0] - first[1], end[0] - end[1]), abs=1e-4)
 
 
 def test_lora_trains_an_encoder_decoder(model: Any) -> None:

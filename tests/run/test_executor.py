@@ -170,9 +170,12 @@ def test_a_choice_is_scored_by_the_options_likelihood(make_task: Callable[..., P
             assert len(item.option_logprobs) == len(row["of"])
             assert item.prediction == row["of"][item.option_logprobs.index(max(item.option_logprobs))]
             assert (item.logprob, item.outcome == "correct") == (max(item.option_logprobs), item.prediction == row["of"][row["right"]])
+            second, best = sorted(item.option_logprobs)[-2:]
+            assert item.logit_margin == best - second
+        assert record.environment["threads"] >= 1
     majority = folder.read_items("colors", "majority", 0)
     assert {i.prediction for i in majority} == {"zek"}
-    assert {i.option_logprobs for i in majority} == {None}
+    assert {(i.option_logprobs, i.logit_margin) for i in majority} == {(None, None)}
 
 
 def test_a_base_that_was_loaded_for_all_is_charged_to_each(make_task: Callable[..., Path], tmp_path: Path) -> None:

@@ -94,8 +94,10 @@ def test_the_answers_are_those_of_scikit_learn(encoder: Any, regularization: flo
     reference = LogisticRegression(C=1 / regularization, class_weight=None if weights == "none" else weights, max_iter=2000)
     expected = reference.fit(scaled, answers).predict_log_proba(scaled)
     found = classifier.predict(prompts)
-    assert [LABELS[k] for k, _ in found] == list(reference.predict(scaled)) == answers
-    assert [logprob for _, logprob in found] == pytest.approx(list(expected.max(1)), abs=1e-3)
+    assert [LABELS[k] for k, _, _ in found] == list(reference.predict(scaled)) == answers
+    assert [logprob for _, logprob, _ in found] == pytest.approx(list(expected.max(1)), abs=1e-3)
+    second, best = np.sort(expected)[:, -2:].T
+    assert [lead for _, _, lead in found] == pytest.approx(list(best - second), abs=1e-2)
 
 
 def test_two_labels_and_one_that_training_never_saw(encoder: Any) -> None:
@@ -105,9 +107,11 @@ def test_two_labels_and_one_that_training_never_saw(encoder: Any) -> None:
     scaler = StandardScaler().fit(classifier.features(prompts[:8]).astype(float))
     reference = LogisticRegression(C=1.0, max_iter=2000).fit(scaler.transform(classifier.features(prompts[:8])), answers[:8])
     found = classifier.predict(prompts)
-    assert "other" not in {LABELS[k] for k, _ in found}
+    assert "other" not in {LABELS[k] for k, _, _ in found}
     expected = reference.predict_log_proba(scaler.transform(classifier.features(prompts))).max(1)
-    assert [logprob for _, logprob in found] == pytest.approx(list(expected), abs=1e-3)
+    assert [logprob for _, logprob, _ in found] == pytest.approx(list(expected), abs=1e-3)
+    # Of two labels the lead is the difference of the log-probabilities, and the label that is never answered is no second.
+    assert [lead for _, _, lead in found] == pytest.approx([p - math.log1p(-math.exp(p)) for p in expected], rel=1e-2)
 
 
 def test_it_tells_new_inputs_apart(encoder: Any) -> None:
@@ -119,6 +123,7 @@ def test_it_tells_new_inputs_apart(encoder: Any) -> None:
     g = found[0]
     assert (g.prompt_tokens, g.cached_tokens, g.completion_tokens) == (len(asked[0]), 0, 0)
     assert math.log(1 / 3) < g.logprob < 0
+    assert g.logit_margin == classifier.predict(asked)[0][2] > 0
     assert (classifier.parameter_count, classifier.size_bytes) == (385 * 3, 4 * 385 * 3)
 
 
@@ -152,7 +157,7 @@ def test_training_again_gives_the_same_and_a_stronger_penalty_less_certainty(enc
     two.fit(prompts, answers)
     strong.fit(prompts, answers, 1000.0)
     assert one.predict(prompts) == two.predict(prompts)
-    assert all(a > b for (_, a), (_, b) in zip(one.predict(prompts), strong.predict(prompts), strict=True))
+    assert all(a > b for (_, a, _), (_, b, _) in zip(one.predict(prompts), strong.predict(prompts), strict=True))
 
 
 def test_skipped_batches_leave_the_others_as_they_were(encoder: Any) -> None:
