@@ -9,7 +9,7 @@ PEERS := .venv-benchmarks
 PEERS_INSTALLED := $(PEERS)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-all claims report test check format benchmarks clean
+.PHONY: help setup bench bench-all claims report regression test check format benchmarks clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ report: $(INSTALLED)  ## write the decision report of the newest run under resul
 	@run=$$(ls -t results/*/run.json 2>/dev/null | grep -v '^results/baseline/' | head -n 1); \
 	if [ -z "$$run" ]; then echo "error: no run under results/; start with: make bench" >&2; exit 2; fi; \
 	set -x; $(BIN)/bench report "$$(dirname "$$run")" $(ARGS)
+
+# Too few items to tell, or another machine than the baseline's, is no failure here: both are printed.
+regression: $(INSTALLED)  ## run the smoke suite and compare it with the accepted baseline (about a minute)
+	$(BIN)/bench run smoke --fresh
+	$(BIN)/bench check results/smoke --inconclusive-ok $(ARGS)
 
 test: $(INSTALLED)  ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)

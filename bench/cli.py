@@ -66,7 +66,7 @@ def run(
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the suite's, with a hash where options change it.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads per cell; another number rounds sums differently.")] = 1,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Recompute every cell; an earlier run of the name is kept aside.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Recompute everything; an earlier run of the name is kept aside.")] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE over every strategy, such as tuning.batch_size=32; may be repeated.")
     ] = None,

@@ -185,8 +185,10 @@ def _by_seeds(gate: Gate, old: Arm, new: Arm, read: Callable[[Record], float | N
 
     pairs = [(read(a), read(b)) for a, b in zip(old.ok, new.ok, strict=True)]
     logs = np.log([b / a for a, b in pairs if a and b])
-    if len(logs) < 2 or float(logs.std(ddof=1)) == 0:
+    if len(logs) < 2:
         return _with(gate, "inconclusive", "trainings took another course; one seed cannot tell more from chance", gate.change)
+    if float(logs.std(ddof=1)) <= ROUNDING:
+        return gate  # as much more with every seed
     t = float(logs.mean() / (logs.std(ddof=1) / np.sqrt(len(logs))))
     p = (1 - t_within(abs(t), len(logs) - 1)) / 2
     if t > 0 and p <= alpha:

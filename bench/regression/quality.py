@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bench.result.statistics import Difference
 
 POWER = 0.8
+LEAST_SEEDS = 3
+"""For seeds to be part of an interval: of two, the one degree of freedom would hide a total loss, which one seed alone shows."""
 Arms = Mapping[tuple[str, str], tuple[Arm, Arm]]
 """(task, strategy) -> the arm before and now, cut to the same seeds and items by ``shared``."""
 
@@ -104,7 +106,7 @@ def quality_gates(pairs: Arms, gates: Gates) -> list[Gate]:
     """The gates of all metrics of all arms, p Holm-corrected over those in which any score changed.
 
     A hypothesis whose test could not reach alpha whatever came out costs the others nothing (Tarone 1990): a gate in which no score
-    differs is one. Seeds are part of the interval where an arm depends on them and has several. What they add is read off the
+    differs is one. Seeds are part of the interval where an arm depends on them and has three. What they add is read off the
     differences of equal seeds, pooled over the changed strategies of a task that are of one family: where training took another course
     that is as much as between two trainings, and where a few answers changed it is next to nothing.
     """
@@ -201,7 +203,7 @@ def _difference(pair: _Paired, noise: tuple[float, int]) -> Difference:
     from bench.result.statistics import macro_f1_of_sums, paired_difference, paired_statistic_difference, seed_variances
 
     assert pair.differences is not None
-    excess, df = noise if len(pair.new.table) > 1 else (0.0, 0)
+    excess, df = noise if len(pair.new.table) >= LEAST_SEEDS else (0.0, 0)
     n_seeds, clusters = len(pair.new.table), pair.new.clusters
     if not pair.new.is_mean:
         of_seeds = excess / n_seeds
@@ -263,7 +265,7 @@ def _decided(one: _Tested, alpha: float) -> Gate:
     if gate.low is None or gate.high is None:
         return replace(gate, verdict="inconclusive", reason="one cluster of items gives no interval" + ties)
     sure = gate.p_adjusted <= alpha and gate.high < 0
-    seeds = "; over items alone, one seed" if gate.items_only else ""
+    seeds = f"; over items alone, fewer than {LEAST_SEEDS} seeds" if gate.items_only else ""
     if sure and -change >= one.setting.min_delta:
         return replace(gate, verdict="regression", reason=f"worse, p = {gate.p_adjusted:.2g}{seeds}{ties}")
     if gate.low > -margin:

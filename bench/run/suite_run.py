@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -27,8 +29,8 @@ def run_suite(
 ) -> tuple[RunFolder, Outcome]:
     """Run what of the suite is not done yet under `results`/`name`: the folder, and what became of the cells.
 
-    ``fresh``: an earlier run of the name is kept aside and every cell computed. Everything is loaded and checked before the first file
-    is written. Raises `BenchError` for bad input, and SystemExit(130) on Ctrl-C, with what is done kept.
+    ``fresh``: an earlier run of the name is kept aside, and every cell computed, indexes and embeddings too. Everything is loaded and
+    checked before the first file is written. Raises `BenchError` for bad input, and SystemExit(130) on Ctrl-C, with what is done kept.
     """
     folder = RunFolder(results / name)
     if fresh or not _is_whole(folder):
@@ -47,8 +49,8 @@ def run_suite(
         status: Literal["ok", "failed", "interrupted"] = "interrupted"
         ended = None
         try:
-            with LiveProgress(console, len(cells)) as progress:
-                outcome = run_cells(cells, folder, results / ".stores", workers, progress, threads)
+            with LiveProgress(console, len(cells)) as progress, _stores(results, fresh) as stores:
+                outcome = run_cells(cells, folder, stores, workers, progress, threads)
             status = "failed" if outcome.failed else "ok"
             # A run that had nothing left to do ended when it did.
             ended = earlier.ended if earlier and outcome.reused == outcome.total else None
@@ -59,6 +61,17 @@ def run_suite(
             folder.write_run(header.model_copy(update={"ended": ended or _now(), "status": status}))
             _keep_texts(cells, folder)
     return folder, outcome
+
+
+@contextmanager
+def _stores(results: Path, fresh: bool) -> Iterator[Path]:
+    """Where indexes and embeddings are kept for later runs; for a fresh one a place of its own, since what another version of the code
+    has built would hide a change of it, and spare a cell the memory of an embedder."""
+    if not fresh:
+        yield results / ".stores"
+        return
+    with tempfile.TemporaryDirectory(prefix=".stores-", dir=results, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def run_train_sizes(

@@ -125,6 +125,8 @@ def test_trainings_of_another_course_are_tested_over_seeds() -> None:
     assert (chance.verdict, "not surely more" in chance.reason) == ("pass", True)
     more = gate(check(old, arm([1.3e12, 1.6e12, 1.4e12], flip=True)), "setup_flops")
     assert (more.verdict, "trainings take more" in more.reason) == ("regression", True)
+    alike = gate(check(old, arm([1.5e12, 1.8e12, 1.65e12], flip=True)), "setup_flops")
+    assert (alike.verdict, alike.reason) == ("regression", "more than before")
     alone = gate(check(arm([1e12], flip=False), arm([1.1e12], flip=True)), "setup_flops")
     assert alone.verdict == "inconclusive"
     same_answers = gate(check(arm([1e12], flip=False), arm([1.1e12], flip=False)), "setup_flops")

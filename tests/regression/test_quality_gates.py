@@ -165,7 +165,14 @@ def test_seeds_are_in_the_interval_of_a_strategy_that_depends_on_them() -> None:
                         arm_of("lora", moved[:1], method="lora", deterministic=False)), "lora")  # fmt: skip
     assert one.verdict == "regression"
     assert one.items_only
-    assert "over items alone, one seed" in one.reason
+    assert "over items alone, fewer than 3 seeds" in one.reason
+
+
+def test_two_seeds_do_not_hide_a_total_loss() -> None:
+    right = [scores(400, 0.6, s) for s in range(2)]
+    old, new = (arm_of("few-shot", rows) for rows in (right, [right[0] * 0, right[1] * 0]))
+    gate = quality(check(old, new), "few-shot")
+    assert (gate.verdict, gate.items_only, gate.n_seeds) == ("regression", True, 2)
 
 
 def test_a_loss_in_every_seed_is_a_regression() -> None:

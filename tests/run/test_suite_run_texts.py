@@ -75,3 +75,21 @@ def test_a_run_that_was_stopped_keeps_them_too(suite: Suite, tmp_path: Path, mon
     assert folder.read_run().status == "interrupted"
     assert set(folder.read_texts("asked")["items"]) == {"test-0", "test-1"}
     assert set(folder.read_texts("asked")["passages"]) == {"d1"}
+
+
+def test_a_fresh_run_reads_no_index_that_was_kept(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another version of the code has built would hide a change of it."""
+    seen: list[tuple[Path, list[Path]]] = []
+
+    def run_cells(cells: Sequence[Cell], folder: RunFolder, stores: Path, *rest: Any) -> Outcome:
+        seen.append((stores, list(stores.iterdir())))
+        (stores / "made").touch()
+        return Outcome()
+
+    monkeypatch.setattr(suite_run, "run_cells", run_cells)
+    kept = tmp_path / ".stores"
+    kept.mkdir()
+    for fresh in (False, True, False):
+        suite_run.run_suite(suite, tmp_path, "mine", 1, 1, fresh, Console(file=io.StringIO()))
+    assert [(stores == kept, len(there)) for stores, there in seen] == [(True, 0), (False, 0), (True, 1)]
+    assert list(tmp_path.glob(".stores*")) == [kept]
