@@ -34,6 +34,8 @@ DIGITS = 6
 NEAR = 0.1
 """Logit margins (nats) above this are not kept: such answers are no ties under any sensible setting."""
 HASH_DIGITS = 12
+NOT_KEPT = ("platform", "memory_bytes", "cpu_count")
+"""Of an environment: nothing that changes an answer, and nobody else's business."""
 
 
 class _Kept(BaseModel):
@@ -145,7 +147,7 @@ def _packed(side: Side) -> bytes:
 
 
 def _lines(side: Side) -> Iterator[dict[str, Any]]:
-    yield {"schema_version": SCHEMA_VERSION, "run": side.run.model_dump(mode="json")}
+    yield {"schema_version": SCHEMA_VERSION, "run": _small(side.run)}
     ids: dict[str, list[str]] = {}
     for task in dict.fromkeys(arm.task for arm in side.arms):
         items = {name: item for arm in side.arms if arm.task == task for of_seed in arm.items for name, item in of_seed.items()}
@@ -159,9 +161,14 @@ def _lines(side: Side) -> Iterator[dict[str, Any]]:
         answered = iter(arm.items)
         for record in arm.records:
             # Probes, slices and trials are of no use to a check, and most of a record.
-            small = record.model_copy(update={"probes": {}, "slices": {}, "trials": []})
+            record = record.model_copy(update={"probes": {}, "slices": {}, "trials": []})
             of_seed = next(answered) if record.status == "ok" else {}
-            yield {"record": small.model_dump(mode="json", exclude_defaults=True), "answers": _columns(of_seed, ids[arm.task])}
+            yield {"record": _small(record), "answers": _columns(of_seed, ids[arm.task])}
+
+
+def _small(header: Run | Record) -> dict[str, Any]:
+    kept = {key: value for key, value in header.environment.items() if key not in NOT_KEPT}
+    return header.model_copy(update={"environment": kept}).model_dump(mode="json", exclude_defaults=True)
 
 
 def _columns(items: dict[str, ScoredItem], ids: Sequence[str]) -> dict[str, Any]:
