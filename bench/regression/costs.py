@@ -51,7 +51,7 @@ def prompts_gate(old: Arm, new: Arm) -> Gate | None:
             n_other += sum(name in was and was[name].prompt_hash != item.prompt_hash for name, item in items.items())
     if not n:
         return None
-    gate = Gate(old.task, old.strategy, "prompts", "prompts", "pass", "the same prompts", n_items=n, change=n_other / n, limit=0.0)
+    gate = Gate(old.task, old.strategy, "prompts", "prompts", "pass", "the same prompts", n_items=n)
     if n_other:
         return _with(gate, "regression", f"{n_other} of {n} prompts are others, though nothing that is part of the cell's id changed")
     return gate

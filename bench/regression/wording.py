@@ -33,7 +33,7 @@ def headline(check: Check) -> str:
 
 def against(comparison: Comparison) -> str:
     """Which baseline, and who accepted it. Untrusted: run, name and reason."""
-    name = BASELINES[comparison.name]
+    name = BASELINES[comparison.name] + (", its commit run anew beside the present code" if comparison.relative else "")
     if (by := comparison.acceptance) is None:
         return name
     commit = f", commit {by.commit[:12]}" if by.commit else ""
