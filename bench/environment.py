@@ -41,12 +41,18 @@ def _commit(folder: Path, *untracked: str) -> tuple[str | None, bool | None]:
     return commit, bool(_git(folder, "status", "--porcelain", *untracked)) if commit else None
 
 
-def _cpu() -> str:
+def _cpu() -> tuple[str, str | None]:
+    """The processor's name, and its family and model: virtual machines give processors of several generations one name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+        return platform.processor(), None
+    of: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        of.setdefault(key.strip(), value.strip())
+    family, model = of.get("cpu family"), of.get("model")
+    return of.get("model name", platform.processor()), f"{family}/{model}" if family and model else None
 
 
 @cache
@@ -56,6 +62,7 @@ def environment() -> dict[str, Any]:
     ``git_commit`` is of the source of this package, ``project_commit`` of the working folder, where tasks, suites and strategies are.
     """
     commit, dirty = _commit(Path(__file__).parent)
+    cpu, family = _cpu()
     # Reports and notes that lie about in a project are no change of it.
     project_commit, project_dirty = _commit(Path.cwd(), "--untracked-files=no")
     return {
@@ -67,7 +74,8 @@ def environment() -> dict[str, Any]:
         "git_dirty": dirty,
         "project_commit": project_commit,
         "project_dirty": project_dirty,
-        "cpu": _cpu(),
+        "cpu": cpu,
+        "cpu_family": family,
         "cpu_count": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }

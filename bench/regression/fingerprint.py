@@ -49,7 +49,7 @@ def _machine(record: Record) -> Iterator[tuple[str, str, str]]:
     for package, version in (there.get("packages") or {}).items():
         if version:
             yield "library", package, str(version)
-    for what in ("cpu", "gpu", "threads"):
+    for what in ("cpu", "cpu_family", "cpu_capability", "gpu", "threads"):
         if there.get(what) is not None:
             yield "hardware", what, str(there[what])
     if "dtype" in record.config:

@@ -104,9 +104,9 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
                 "tokens": _sum(i.tokens for i in items),
                 "n_items": len(items),
                 "n_truncated": sum(i.truncated for i in items),
-                # Another number of threads rounds sums differently.
+                # Another number of threads, or other instructions, round sums differently.
                 "environment": environment()
-                | {"threads": torch.get_num_threads()}
+                | {"threads": torch.get_num_threads(), "cpu_capability": torch.backends.cpu.get_cpu_capability()}
                 | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}),
             }
         )
