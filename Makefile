@@ -9,7 +9,7 @@ PEERS := .venv-benchmarks
 PEERS_INSTALLED := $(PEERS)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-all claims report regression test check format benchmarks clean
+.PHONY: help setup bench bench-all claims report regression docs test check format benchmarks clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ report: $(INSTALLED)  ## write the decision report of the newest run under resul
 regression: $(INSTALLED)  ## run the smoke suite and compare it with the accepted baseline (about a minute)
 	$(BIN)/bench run smoke --fresh
 	$(BIN)/bench check results/smoke --inconclusive-ok $(ARGS)
+
+docs: $(INSTALLED)  ## build the site of docs/ into build/site, every link checked
+	$(BIN)/python -m bench.reference docs/reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: $(INSTALLED)  ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import json
 import os
 import sys
 import traceback
@@ -20,14 +19,20 @@ from bench.metric.cli import register as register_metrics
 from bench.regression.cli import register as register_regression
 from bench.report.cli import register as register_report
 from bench.result.cli import register as register_result
+from bench.result.inspect_cli import register as register_inspect
+from bench.result.text import visible
 from bench.settings import parse_assignments
+from bench.task.cli import register as register_task
+from bench.task.lm_eval_cli import register as register_lm_eval
 from bench.world.cli import base_app, world_app
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.cost.prices import Prices, TokenPrice
+    from bench.model.source import Endpoint
     from bench.result.store import RunFolder
+    from bench.suite import Suite
 
 app = typer.Typer(
     help="Compare ways of adapting a language model (prompting, RAG, adapters, full fine-tuning) on the same task, with evidence.",
@@ -52,7 +57,16 @@ def run(
     suite: Annotated[str, typer.Argument(help="A suite that comes with the package, or a .yaml file.")] = "default",
     task: Annotated[list[str] | None, typer.Option("--task", help="Task name or folder; may be repeated.")] = None,
     strategy: Annotated[list[str] | None, typer.Option("--strategy", help="Preset or .yaml file; may be repeated.")] = None,
-    model: Annotated[str | None, typer.Option(help="embedded, a folder in Hugging Face format, or a hub id.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="embedded, a folder in Hugging Face format, a hub id, or a served model's name.")
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="OpenAI-compatible API where --model is served.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests to the endpoint at a time; default: 8.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key; default: OPENAI_API_KEY.")] = None,
+    max_usd: Annotated[float | None, typer.Option(min=0, help="Stop before the run has cost more at the endpoint.")] = None,
+    prices: Annotated[str | None, typer.Option(metavar="FILE", help="With --max-usd or --dry-run: a price file of your own.")] = None,
+    price_model: Annotated[str | None, typer.Option(metavar="NAME", help="The price file's name of the served model.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask nothing; print requests, tokens and dollars.")] = False,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, counted from 0.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Test items per task.")] = None,
     train_sizes: Annotated[str | None, typer.Option(help="Such as 10,25,50: the suite once per size, and the learning curve.")] = None,
@@ -76,12 +90,19 @@ def run(
 ) -> None:
     """Run a suite and print its table. Finished cells are kept: a second run does only what is missing.
 
-    Example: bench run --model ./my-model --task tasks/product_support --strategy zero-shot --strategy lora
+    Examples: bench run --model ./my-model --task tasks/product_support --strategy zero-shot --strategy lora;
+    bench run --endpoint http://localhost:8000/v1 --model my-model --task product_support --strategy rag --dry-run
     """
+    from bench.model.source import served_name
+    from bench.run.served_run import served_endpoint
     from bench.run.suite_run import run_suite, run_train_sizes
     from bench.suite import load_suite
 
     base = load_suite(suite)
+    if endpoint is not None:
+        if model is None:
+            raise BenchError("--endpoint: found no --model beside it, expected the model's name there")
+        model = served_name(model, endpoint)
     given: dict[str, Any] = {"model": model, "tasks": task, "strategies": strategy, "limit": limit, "data": data}
     given |= {"seeds": list(range(seeds)) if seeds else None, "trust_remote_code": trust_remote_code or None}
     given |= {"multitask": multitask or None, "continue_from": continue_from}
@@ -95,10 +116,19 @@ def run(
     if budget:
         overrides["budget"] = base.budget.model_copy(update=budget)
     chosen = base.model_copy(update=overrides)
+    served = served_endpoint(chosen.model, concurrency, api_key_env, prices, price_model, max_usd)
+    if served:
+        chosen = _with_named_probes(chosen, probe or [])
+    if dry_run:
+        _show_dry_run(chosen, served)
+        return
+    if max_usd is not None and train_sizes is not None:
+        raise BenchError("--max-usd and --train-sizes: found both, expected one: the cap is a run's")
     stem = Path(suite).stem
     changed = chosen.model_dump_json() != base.model_dump_json()
     name = name or (f"{stem}-{hashlib.sha256(chosen.model_dump_json().encode()).hexdigest()[:8]}" if changed else stem)
-    how = (workers or _default_workers(), threads, fresh, console())
+    # Cells one after the other: --concurrency is then the number of all requests at a time.
+    how = (workers or (1 if served else _default_workers()), threads, fresh, console(), served)
     if train_sizes is None:
         folder, outcome = run_suite(chosen, results, name, *how)
         _show_table(folder)
@@ -119,6 +149,20 @@ def _probe_settings(base: dict[str, dict[str, Any]], given: list[str]) -> dict[s
         probe, _, setting = key.partition(".")
         found.setdefault(probe, {})[setting] = value
     return found
+
+
+def _with_named_probes(suite: Suite, named: list[str]) -> Suite:
+    """A served model's suite: probes ask for more than the task, so only those that the command itself names are run."""
+    settings = {name: own for name, own in suite.probe_settings.items() if name in named}
+    return suite.model_copy(update={"probes": list(dict.fromkeys(named)), "probe_settings": settings})
+
+
+def _show_dry_run(suite: Suite, served: Endpoint | None) -> None:
+    from bench.run.served_run import dry_run
+
+    if served is None:
+        raise BenchError("--dry-run: found no --endpoint beside it; for a model that is loaded here see bench plan")
+    sys.stdout.write(dry_run(suite, served.price))
 
 
 def _default_workers() -> int:
@@ -203,32 +247,7 @@ register_result(app)
 register_cost(app)
 register_report(app)
 register_regression(app)
-
-
-@app.command()
-def show(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN")],
-    cell: Annotated[str, typer.Argument(help="task/strategy or task/strategy/s0")],
-    item: Annotated[str | None, typer.Option(help="Only this test item.")] = None,
-    limit: Annotated[int, typer.Option(help="Items to print.")] = 10,
-) -> None:
-    """Print what a cell answered, item by item.
-
-    Example: bench show results/default product_support/rag --limit 5
-    """
-    from bench.result.store import RunFolder
-
-    folder = RunFolder(run_folder)
-    record = folder.read_cell(cell)
-    console().print(f"{record.task} / {record.strategy} / s{record.seed}: {record.status} {record.error or ''}", highlight=False)
-    for key, value in record.metrics.items():
-        console().print(f"  {key}: {value.value:.4f} [{value.ci_low}, {value.ci_high}] n={value.n_scored}", highlight=False, markup=False)
-    items = folder.read_items(record.task, record.strategy, record.seed) if record.status == "ok" else []
-    chosen = [i for i in items if i.id == item] if item else items[:limit]
-    if item and not chosen:
-        raise BenchError(f'{run_folder}: no item "{item}"; {did_you_mean(item, [i.id for i in items])}')
-    for entry in chosen:
-        console().print_json(json.dumps(entry.model_dump(mode="json"), ensure_ascii=False))
+register_inspect(app)
 
 
 @app.command()
@@ -287,56 +306,9 @@ def list_(what: Annotated[str, typer.Argument(help="tasks, strategies, models, m
         print(f"{row_name:<{width}}  {text}")
 
 
-@app.command()
-def validate(
-    task: Annotated[str, typer.Argument(help="Task name or folder.")],
-    data: Annotated[str | None, typer.Option(help="Folder or hub id with the rows.")] = None,
-) -> None:
-    """Check a task: schema, splits, leakage; and print what is in it.
-
-    Example: bench validate tasks/product_support
-    """
-    from bench.suite import find_task
-    from bench.task.author import validate as check
-
-    for line in check(find_task(task), data):
-        console().print(line, highlight=False, markup=False)
-
-
-@app.command("new-task")
-def new_task(
-    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
-    kind: Annotated[str, typer.Option(help="qa, classification, summarization or structured")] = "qa",
-) -> None:
-    """Write a commented task.yaml and example rows to start from.
-
-    Example: bench new-task tasks/my_task --kind classification
-    """
-    from bench.task.author import new_task as make
-
-    make(folder, kind)
-    console().print(f"Made {folder}. Check it with: bench validate {folder}", highlight=False)
-
-
+register_task(app)
+register_lm_eval(app)
 register_metrics(app)
-
-
-@app.command()
-def doctor() -> None:
-    """Print what this machine offers and whether the embedded model is whole.
-
-    Example: bench doctor
-    """
-    from bench.environment import environment
-    from bench.world.manifest import check_manifest
-
-    console().print_json(json.dumps(environment()))
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    console().print(f"GPU: {gpu}", highlight=False)
-    check_manifest()
-    console().print("embedded base model: whole (SHA-256 as in its manifest)", highlight=False)
 
 
 def main() -> None:
@@ -351,5 +323,5 @@ def main() -> None:
     except BenchError as error:
         if debug:
             traceback.print_exc()
-        print(f"bench: {error}", file=sys.stderr)
+        print(f"bench: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)

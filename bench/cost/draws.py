@@ -72,10 +72,10 @@ class Purse:
         price = self._prices.device(device_of(record))
         return price, self._pay("device", price)
 
-    def of_tokens(self) -> tuple[TokenPrice, FloatArray]:
-        """The price of the hosted model, and its factor."""
-        assert self.tokens is not None
-        return self.tokens, self._pay("model", self.tokens)
+    def of_tokens(self, record: Record) -> tuple[TokenPrice, FloatArray]:
+        """The price of the hosted model, or else of the served one that answered, and its factor."""
+        price = self.tokens or self._prices.model(record.config["endpoint"]["model"])
+        return price, self._pay("model", price)
 
     def of_storage(self) -> FloatArray:
         """USD a month of one byte."""

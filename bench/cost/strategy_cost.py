@@ -76,7 +76,8 @@ class StrategyCost:
         """``items``: of each record of status ok; ``clusters``: of all strategies of the task; ``place``: among them."""
         self.records, self.items, self.purse, self.assumptions, self.place = arm.ok, items, purse, assumptions, place
         self.needs = Needs.of(arm.ok)
-        self.by_tokens = purse.tokens is not None and not self.needs.trains and not self.needs.floor
+        served = "endpoint" in arm.ok[0].config  # the time of its requests is not that of a device that is paid for
+        self.by_tokens = (purse.tokens is not None or served) and not self.needs.trains and not self.needs.floor
         self._weights = purse.draws.seeds(len(arm.ok), place)
         self._codes = {name: code for code, name in enumerate(clusters)}
         self._clusters = purse.draws.clusters(len(clusters))
@@ -141,7 +142,7 @@ class StrategyCost:
     def requests(self) -> tuple[FloatArray, FloatArray]:
         """One request with the shared prefix cached, and not; (1 + draws,) each."""
         if self.by_tokens:
-            price, factor = self.purse.of_tokens()
+            price, factor = self.purse.of_tokens(self.records[0])
             with_cache, without = (
                 [
                     factor * self._over_items(items, [tokens_usd(item.tokens, price, cached=cached) for item in items])
@@ -230,7 +231,7 @@ class StrategyCost:
         cached, not_cached = (1000 * float(usd[0]) for usd in self.requests)
         first = self.records[0]
         return {
-            "priced_by": (self.purse.of_tokens() if self.by_tokens else self.purse.of_device(first))[0].name,
+            "priced_by": (self.purse.of_tokens(first) if self.by_tokens else self.purse.of_device(first))[0].name,
             "batch_rows": None if self.by_tokens else first.config.get("batch_rows"),
             **{f"{name}_share": float(share[0]) for name, share in shares.items()},
             "error_rate": float(lines.error_rate[0]),

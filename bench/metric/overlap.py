@@ -8,24 +8,28 @@ from typing import Any
 
 from bench.metric.base import AnswerMetric, FieldType
 from bench.metric.sample import Sample
-from bench.metric.text import normalize, overlap
+from bench.metric.text import is_unspaced, overlap, tokens, words
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
+_LATIN_END = 0x250
+"""Below it, and in the block of Vietnamese and others (1E00 to 1EFF), letters are Latin."""
 
 
 class ExactMatch(AnswerMetric):
-    """1 if the answer equals a target after SQuAD normalisation, else 0."""
+    """1 if the answer equals a target after SQuAD normalisation, else 0. In text without spaces between words, spaces and all
+    punctuation do not count (`bench.metric.text.tokens`)."""
 
     name = "exact_match"
     kinds = frozenset({"qa", "classification"})
     correct_at = 1.0
 
     def match(self, prediction: str, target: str) -> float:
-        return float(normalize(prediction) == normalize(target))
+        return float(tokens(prediction) == tokens(target))
 
 
 class TokenF1(AnswerMetric):
-    """Harmonic mean of token precision and recall after SQuAD normalisation (multiset of words), in [0, 1]."""
+    """Harmonic mean of token precision and recall after SQuAD normalisation (multiset of words; of characters in text without spaces
+    between words), in [0, 1]."""
 
     name = "f1"
     kinds = frozenset({"qa", "summarization"})
@@ -55,10 +59,28 @@ class AnswerRecall(AnswerMetric):
         return common / wanted if wanted else None
 
 
+class _AnyScript:
+    """The tokenizer of rouge-score for the texts it was made for, and `bench.metric.text.words` for those it would read nothing of."""
+
+    def __init__(self, latin: Any) -> None:
+        self._latin = latin
+
+    def tokenize(self, text: str) -> list[str]:
+        if text.isascii() or not (is_unspaced(text) or _mostly_not_latin(text)):
+            return list(self._latin.tokenize(text))
+        return [token for word in words(text.lower()) for token in (self._latin.tokenize(word) if word.isascii() else [word])]
+
+
+def _mostly_not_latin(text: str) -> bool:
+    letters = [character for character in text if character.isalpha()]
+    return sum(ord(letter) >= _LATIN_END and not 0x1E00 <= ord(letter) <= 0x1EFF for letter in letters) > len(letters) / 2
+
+
 class _Rouge(AnswerMetric):
     """ROUGE (Lin 2004) F-measure by rouge-score, with Porter stemming, in [0, 1].
 
-    rouge-score reads runs of a-z and 0-9 as words: text in other scripts scores 0.
+    Words are runs of a-z and 0-9, as in rouge-score. That reads nothing of other scripts, so a text with characters of a script without
+    spaces between words, and one of which most letters are not Latin, is cut by `bench.metric.text.words` instead.
     """
 
     kinds = frozenset({"summarization", "qa"})
@@ -66,9 +88,10 @@ class _Rouge(AnswerMetric):
 
     def __init__(self, *, labels: Sequence[str] = (), fields: Mapping[str, FieldType] | None = None, abstain: Sequence[str] = ()) -> None:
         from rouge_score.rouge_scorer import RougeScorer  # takes half a second, for nltk, and most tasks are scored without it
+        from rouge_score.tokenizers import DefaultTokenizer
 
         super().__init__(labels=labels, fields=fields, abstain=abstain)
-        self._scorer = RougeScorer([self.name], use_stemmer=True)
+        self._scorer = RougeScorer([self.name], tokenizer=_AnyScript(DefaultTokenizer(use_stemmer=True)))
 
     def match(self, prediction: str, target: str) -> float:
         return float(self._scorer.score(target, prediction)[self.name].fmeasure)

@@ -45,6 +45,7 @@ BUILT_IN: Final[Mapping[str, Entry]] = {
     "accuracy_normalized": Entry("choice:AccuracyNormalized", _CHOICE, "accuracy of the choice by log-probability per character"),
     "macro_f1": Entry("classification:MacroF1", _LABELS, "unweighted mean of the F1 of each label"),
     "exact_match": Entry("overlap:ExactMatch", _QA | _LABELS, "share of answers equal to a target after SQuAD normalisation"),
+    "exact_text": Entry("exact:ExactText", _QA, "share of answers equal to a target to the letter, but for what the task ignores"),
     "f1": Entry("overlap:TokenF1", _QA | _SUMMARY, "token F1 with the nearest target after SQuAD normalisation"),
     "answer_recall": Entry("overlap:AnswerRecall", _QA | _SUMMARY, "share of the target's words found in the answer"),
     "rouge1": Entry("overlap:Rouge1", _QA | _SUMMARY, "ROUGE-1 F-measure (stemmed words)"),

@@ -15,7 +15,7 @@ from bench.task.schema import Example, Passage, Task, TaskKind
 if TYPE_CHECKING:
     from bench.metric.base import Metric
 
-SCORING_VERSION: Final = 2
+SCORING_VERSION: Final = 3
 """Part of the cell id. Raise it with every change that can change a score or an outcome."""
 
 DEFAULT_JUDGE: Final[Mapping[TaskKind, str]] = {
@@ -227,6 +227,10 @@ def _judge(task: Task) -> Metric:
 
 
 def _build(metric: type[Metric], task: Task) -> Metric:
+    from bench.metric.exact import ExactText
+
+    if issubclass(metric, ExactText):
+        return metric(abstain=task.config.abstain, matching=task.config.matching)
     return metric(labels=task.labels, fields=task.config.fields, abstain=task.config.abstain)
 
 

@@ -6,6 +6,8 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
+from typing import Any
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -22,15 +24,48 @@ def normalize(text: str) -> str:
     return kept or " ".join(lowered.split())
 
 
+UNSPACED_SCRIPTS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
+"""Scripts (Unicode names) that put no space between words: there each letter or digit, with its marks, counts as a word."""
+
+
+@cache
+def _pattern(name: str) -> Any:
+    import regex  # type: ignore[import-untyped]  # it knows scripts; text in ASCII need not wait for it
+
+    scripts = "".join(rf"\p{{{script}}}" for script in UNSPACED_SCRIPTS)
+    letter = rf"[[{scripts}]&&[\p{{L}}\p{{N}}]]"
+    patterns = {"unspaced": letter, "word": rf"{letter}\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--{letter}]+"}
+    return regex.compile(patterns[name], regex.V1)
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether a character of the text belongs to a script without spaces between words (`UNSPACED_SCRIPTS`)."""
+    return not text.isascii() and _pattern("unspaced").search(text) is not None
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters, marks and digits in the order of the text; in a script without spaces between words, each character.
+
+    Punctuation and symbols of any script separate and are left out: "iPhone很好。" is "iPhone", "很", "好".
+    """
+    found: list[str] = _pattern("word").findall(text)
+    return found
+
+
 def tokens(text: str) -> list[str]:
-    """The words of the normalised text."""
-    return normalize(text).split()
+    """The words of the normalised text; characters where it is written without spaces.
+
+    A text with a character of `UNSPACED_SCRIPTS` (Chinese, Japanese, Thai, ...) is cut by `words`, the words of other scripts in it
+    staying whole; every other text, Korean included, is cut at its spaces.
+    """
+    normal = normalize(text)
+    return words(normal) if is_unspaced(normal) else normal.split()
 
 
 def stands_in(part: str, text: str) -> bool:
-    """Whether the words of `part`, normalised, stand one after another in the text; never where `part` has no word."""
-    words = normalize(part)
-    return bool(words) and f" {words} " in f" {normalize(text)} "
+    """Whether the tokens of `part` stand one after another in the text; never where `part` has none."""
+    wanted = " ".join(tokens(part))
+    return bool(wanted) and f" {wanted} " in f" {' '.join(tokens(text))} "
 
 
 def label_key(text: str) -> str:
@@ -40,8 +75,8 @@ def label_key(text: str) -> str:
 
 def is_abstention(prediction: str, phrases: Iterable[str]) -> bool:
     """Whether the whole prediction, normalised, is one of the abstention phrases. Nothing is guessed from wording."""
-    said = normalize(prediction)
-    return any(said == normalize(phrase) for phrase in phrases)
+    said = tokens(prediction)
+    return any(said == tokens(phrase) for phrase in phrases)
 
 
 def overlap(first: str, second: str) -> tuple[int, int, int]:

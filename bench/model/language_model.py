@@ -18,7 +18,8 @@ from bench.model.decoding import SharedPrefix, attends_to_all, greedy, logit_mar
 from bench.model.source import ModelSource
 
 Message = dict[str, str]
-"""``{"role": "user" | "assistant", "content": text}``"""
+"""``{"role": "system" | "user" | "assistant", "content": text}``; or alone a ``{"role": "text"}``, which no template is laid
+over."""
 
 IGNORED = -100
 """The label of positions that no loss is computed for."""
@@ -96,6 +97,10 @@ def _after(start: Sequence[int], rows: Sequence[Sequence[int]]) -> list[list[int
     return [list(row[n:]) for row in rows]
 
 
+def _is_plain(messages: Sequence[Message]) -> bool:
+    return messages[0]["role"] == "text"
+
+
 def _four_bits(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     try:
         import bitsandbytes  # noqa: F401
@@ -164,6 +169,10 @@ class LanguageModel:
         """What matrix products are computed in where the weights' own type is not used (mixed precision)."""
         self.line_ends_answer = True
         """Without a chat template: an answer is one line. A chain of thought turns this off; its answer ends with the "Answer:" line."""
+        self.before_answer = " "
+        """Without a chat template: what stands between a prompt and its answer."""
+        self.stop: tuple[str, ...] | None = None
+        """Where no line ends an answer: the texts that do, of which none is part of it; the answer then keeps its spaces."""
         self.virtual_tokens = 0
         """Positions that an adapter puts before every text; they count towards the window."""
         self.shared_prefix = True
@@ -217,6 +226,8 @@ class LanguageModel:
 
     def _text(self, messages: Sequence[Message]) -> str:
         """The conversation as text; where the last turn is the user's, with the start of an answer."""
+        if _is_plain(messages):
+            return messages[0]["content"]
         asks = messages[-1]["role"] == "user"
         if self.tokenizer.chat_template:
             return str(
@@ -225,10 +236,10 @@ class LanguageModel:
         parts = [m["content"] + "\nAnswer:" if m["role"] == "user" else f" {m['content']}\n\n" for m in messages]
         return "".join(parts)
 
-    def _ids(self, texts: Sequence[str], whole: bool = True) -> list[list[int]]:
-        """Token ids of texts; of one that is not `whole`, a part of a prompt, without special tokens."""
+    def _ids(self, texts: Sequence[str], whole: bool = True, plain: bool = False) -> list[list[int]]:
+        """Token ids of texts; of one that is not `whole`, a part of a prompt, without special tokens. `plain`: in no template."""
         # A chat template writes the special tokens itself; plain text gets the tokenizer's own.
-        special = whole and not self.tokenizer.chat_template
+        special = whole and (plain or not self.tokenizer.chat_template)
         return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=special)["input_ids"]] if texts else []
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
@@ -237,17 +248,20 @@ class LanguageModel:
 
     def prompts_ids(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
         """`prompt_ids` of many conversations at once."""
-        return [self._open(ids) for ids in self._ids([self._text(messages) for messages in conversations])]
+        plain = bool(conversations) and _is_plain(conversations[0])  # all are of one task
+        rows = self._ids([self._text(messages) for messages in conversations], plain=plain)
+        return [self._open(ids, plain) for ids in rows]
 
-    def _open(self, ids: list[int]) -> list[int]:
+    def _open(self, ids: list[int], plain: bool = False) -> list[int]:
         # Tokenizers that close every text with an end token would end the answer before it begins.
-        return ids[:-1] if ids and ids[-1] in self.end_ids and not self.tokenizer.chat_template else ids
+        return ids[:-1] if ids and ids[-1] in self.end_ids and (plain or not self.tokenizer.chat_template) else ids
 
     def option_ids(
         self, conversations: Sequence[Sequence[Message]], prompts: Sequence[Sequence[int]], options: Sequence[Sequence[str]]
     ) -> list[list[list[int]]]:
         """Token ids of each conversation's options as answers, without an end token: those that come after `prompts`, its own."""
-        between = "" if self.tokenizer.chat_template else " "
+        plain = bool(conversations) and _is_plain(conversations[0])
+        between = self.before_answer if plain else "" if self.tokenizer.chat_template else " "
         heads = [self._text(messages) for messages in conversations]
         # The end of a prompt is enough of it where it is tokenised as it is in the whole. It begins with a space: before anything else,
         # many tokenizers would put one.
@@ -260,9 +274,12 @@ class LanguageModel:
             rows = [next(together) for _ in each]
             ids = _after(tail, rows) if tail == list(prompt[-len(tail) :]) else None
             if ids is None:
-                ids = _after(prompt, [self._open(row) for row in self._ids([head + between + option for option in each])])
-            # Where a token spans the border, the option is tokenised on its own.
-            found.append(self._ids([between + option for option in each], whole=False) if ids is None else ids)
+                wholes = self._ids([head + between + option for option in each], plain=plain)
+                rows = [self._open(row, plain) for row in wholes]
+                # Where a token spans the border, an option is what comes after as many tokens as the prompt has in a task laid out as
+                # lm-evaluation-harness does, which counts so; else it is tokenised on its own.
+                ids = [row[len(prompt) :] for row in rows] if plain else _after(prompt, rows)
+            found.append(ids if ids is not None and all(ids) else self._ids([between + option for option in each], whole=False))
         return found
 
     def training_ids(self, messages: Sequence[Message], answer: str) -> tuple[list[int], int]:
@@ -275,11 +292,14 @@ class LanguageModel:
         end = self.tokenizer.eos_token or ""
         head = self._text(messages)
         full = self._text([*messages, {"role": "assistant", "content": answer}])
-        if not self.tokenizer.chat_template:
+        plain = _is_plain(messages)
+        if plain:
+            full = head + self.before_answer + answer + end
+        elif not self.tokenizer.chat_template:
             full = full.rstrip("\n") + "\n"
         if not full.startswith(head):
             full = head + answer + end
-        (ids,) = self._ids([full])
+        (ids,) = self._ids([full], plain=plain)
         if ids[: len(prompt)] != prompt:
             ids = prompt + list(self.tokenizer(full[len(head) :], add_special_tokens=False)["input_ids"])
         if self.tokenizer.chat_template:
@@ -475,12 +495,19 @@ class LanguageModel:
     def _is_over(self, ids: Sequence[int]) -> bool:
         """Whether an answer ends with the last of its tokens."""
         last = ids[-1]
+        if last not in self.end_ids and (stop := self._stop_texts()) is not None:
+            # An earlier one would have ended the answer before; a character takes at most four tokens.
+            end = self.tokenizer.decode(ids[-(4 * max(map(len, stop), default=0) + 1) :], skip_special_tokens=True)
+            return any(text in end for text in stop)
         if last in self.end_ids or self.tokenizer.chat_template:
             return last in self.end_ids
         # A base model without a chat form goes on after its answer: the plain form ends an answer with its line.
         if last not in self._line_breaks:
             self._line_breaks[last] = "\n" in self.tokenizer.decode([last])
         return self._line_breaks[last] and "\n" in self._last_line(self.tokenizer.decode(ids, skip_special_tokens=True))[1]
+
+    def _stop_texts(self) -> tuple[str, ...] | None:
+        return None if self.line_ends_answer else self.stop
 
     def _last_line(self, text: str) -> tuple[str, str]:
         """What an answer holds before the line that it ends with, and the text from that line on; without a chat template."""
@@ -493,6 +520,8 @@ class LanguageModel:
         """The answer in a row of generated tokens, and how many of them are its own, the end token included."""
         n = next((i + 1 for i in range(len(row)) if self._is_over(row[: i + 1])), len(row))
         text = self.tokenizer.decode(row[:n], skip_special_tokens=True)
+        if (stop := self._stop_texts()) is not None:
+            return min((text.partition(part)[0] for part in stop), key=len, default=text), n
         if self.tokenizer.chat_template:
             return text.strip(), n
         before, line = self._last_line(text)

@@ -41,7 +41,7 @@ class Seq2SeqModel(LanguageModel):
 
     # ------------------------------------------------------------------------------------------ text to tokens
 
-    def _open(self, ids: list[int]) -> list[int]:
+    def _open(self, ids: list[int], plain: bool = False) -> list[int]:
         return ids  # what the encoder reads may be closed by an end token
 
     def option_ids(

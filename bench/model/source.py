@@ -7,14 +7,24 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from bench.errors import BenchError
+from bench.result.text import visible
 from bench.strategy.embedder import DEFAULT_EMBEDDER, packaged_default
+
+if TYPE_CHECKING:
+    from bench.cost.prices import TokenPrice
+    from bench.strategy.spec import Strategy
+    from bench.task.schema import Task
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "world" / "base_model"
 
+DEFAULT_KEY = "OPENAI_API_KEY"
+
+_SERVED = re.compile(r"(.+?)@(https?://.*)", re.DOTALL)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
 _TOKENIZER_FILES = (
@@ -24,7 +34,7 @@ _TOKENIZER_FILES = (
 # Written by the saving library, not part of what the model computes.
 _VOLATILE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
-ModelKind = Literal["causal", "seq2seq", "encoder"]
+ModelKind = Literal["causal", "seq2seq", "encoder", "endpoint"]
 
 _SEQ2SEQ_TYPES = frozenset({
     "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "encoder-decoder", "fsmt", "led", "longt5", "m2m_100", "marian",
@@ -40,26 +50,91 @@ _ENCODER_TYPES = frozenset({
 
 
 @dataclass(frozen=True)
+class Endpoint:
+    """Where a served model is reached, and how it is asked. Only address and name can change an answer."""
+
+    url: str
+    model: str
+    """Its name there."""
+    api_key_env: str = DEFAULT_KEY
+    """The environment variable that holds the key: the key itself stands nowhere."""
+    concurrency: int = 8
+    """Requests at a time."""
+    price: TokenPrice | None = None
+    """None where nothing is capped."""
+    max_usd: float | None = None
+    """What the run may spend."""
+    run: Path | None = None
+    """The run's folder, for what has been spent and answered so far."""
+
+
+@dataclass(frozen=True)
 class ModelSource:
-    """A model on disk: `name` as the user gave it, its folder, and SHA-256 of its weights and of its tokenizer."""
+    """A model on disk: `name` as the user gave it, its folder, and SHA-256 of its weights and of its tokenizer.
+
+    Of a served model neither is known: "unknown-" and the SHA-256 of where it is and what it is called.
+    """
 
     name: str
     folder: Path
     fingerprint: str
     tokenizer_fingerprint: str
     kind: ModelKind = "causal"
-    """What it can do: continue a text, write a text from another, or feed a classifier."""
+    """What it can do: continue a text, write a text from another, feed a classifier, or answer from afar."""
+    endpoint: Endpoint | None = None
+    """Of a served model."""
 
 
 def locate(name: str) -> ModelSource:
     """Find a model: ``embedded``, ``all-MiniLM-L6-v2`` (in the package of the default embedder), a folder in Hugging Face
-    format, or a hub id (downloaded, or from the local cache).
+    format, a hub id (downloaded, or from the local cache), or a served one as ``NAME@URL`` (which is not asked).
 
-    Raises `BenchError` where the folder is no model, holds no safetensors weights, or the hub has no such id.
+    Raises `BenchError` where the folder is no model, holds no safetensors weights, the hub has no such id, or the URL is none.
     """
+    if served := _SERVED.fullmatch(name):
+        return _served(served[1], served[2])
     folder = _folder(name, _HUB_FILES)
     config = _config(name, folder)
     return ModelSource(name, folder, _weights_hash(name, folder, config), _tokenizer_hash(folder), _kind(config))
+
+
+def served_name(model: str, url: str) -> str:
+    """What `locate` and a suite file call the model of this name at an endpoint. Raises `BenchError` for what is no URL."""
+    return f"{model}@{check_url(url)}"
+
+
+def check_url(url: str) -> str:
+    """The base URL without its last slash; `BenchError` where it is no address of an HTTP server, or holds a user or a query."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        raise BenchError(f'endpoint: url is "{visible(url)}", expected one like https://api.openai.com/v1') from None
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        # It would stand in records; not even the message shows it.
+        raise BenchError("endpoint: the url holds a user, a query or a fragment; expected one like https://api.openai.com/v1")
+    if not usable:
+        raise BenchError(f'endpoint: url is "{visible(url)}", expected one like https://api.openai.com/v1')
+    return url.rstrip("/")
+
+
+def _served(model: str, url: str) -> ModelSource:
+    url = check_url(url)
+    parts = urlsplit(url)
+    known = hashlib.sha256(json.dumps([parts.netloc.lower(), parts.path, model]).encode()).hexdigest()
+    return ModelSource(served_name(model, url), Path(), f"unknown-{known}", f"unknown-{known}", "endpoint", Endpoint(url, model))
+
+
+def not_served(strategy: Strategy, task: Task, kind: ModelKind) -> str | None:
+    """Why a strategy cannot be run on a served model, or None where it can, or the model is none."""
+    if kind != "endpoint" or strategy.prompt.constant:
+        return None
+    reasons = {
+        "a served model's weights are not at hand, and this strategy trains": strategy.tuning.method != "none",
+        "a served model gives no log-likelihoods to choose among options by": task.config.kind == "multiple_choice",
+        "the task lays its prompts out to the letter, and an endpoint lays them out itself": task.config.layout is not None,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _folder(name: str, files: list[str]) -> Path:

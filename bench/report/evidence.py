@@ -156,6 +156,7 @@ class _Book:
             measures=self._measures(arm, row) if arm.ok else {},
             n_items=row["n_items"],
             n_seeds=row["n_seeds"],
+            hosted=any("endpoint" in record.config for record in arm.ok),
         )
 
     def _measures(self, arm: Arm, row: Row) -> dict[str, Measure]:

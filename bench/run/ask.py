@@ -99,7 +99,7 @@ class Asker:
         return self.requests(examples, self.retriever.find(examples))
 
     def parsed(self, text: str) -> Parsed:
-        return parse(self.strategy.prompt, text)
+        return parse(self.strategy.prompt, text, self.task.config.layout)
 
     def score(self, examples: Sequence[Example], answered: Sequence[Answered]) -> float:
         """The task's primary metric. Raises `BenchError` where it is undefined on all of the examples."""

@@ -24,7 +24,9 @@ from bench.metric.resample import Resamples, mean_interval
 from bench.metric.score import UNDEFINED, as_sample, corpus_value, names_for, score
 from bench.metric.taxonomy import error_kinds
 from bench.model.language_model import Generation
+from bench.model.served import NotHere
 from bench.probe.base import Context, get, run_probe
+from bench.result.prompts import KeptPassage, KeptPrompt, prompt_hash, write_prompts
 from bench.result.schema import Item, Merging, MetricValue, Outcome, Parameters, Phase, PhaseName, ProbeResult, Record, Tokens, Trial
 from bench.result.store import RunFolder, write_atomic
 from bench.run.ask import Answered, Request, to_answers
@@ -52,10 +54,15 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
     present = set(stores.glob("*"))
     prepared = _prepare(cell, folder, stores, meter, report)
     fitted = prepared.fitted
+    served = fitted.served if fitted else None
     record = _base_record(cell, prepared)
     with folder.item_writer(cell.task.name, cell.strategy_name, cell.seed, cell.cell_id) as writer:
         done = {i.id for i in writer.items}
-        batches = _answers(cell, fitted, done)
+        report(f"answer {len(done)}/{len(cell.task.test)}")
+        with meter.phase("answer"):
+            # Of all items, also where a killed run has answered some: what it asked is kept only once, at the end.
+            requests = fitted.requests(cell.task.test) if fitted else []
+        batches = _answers(cell, fitted, requests, done)
         retrieves, cites = cell.strategy.retrieval.search != "none", cell.strategy.prompt.cite
         names = names_for(cell.task, cell.task.test, retrieves, cites)
         while True:
@@ -94,10 +101,10 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
         phases = all_together(prepared.spent_before, meter.readings())
         record = record.model_copy(
             update={
-                "config": record.config | ({"batch_rows": fitted.model.batcher.rows} if fitted else {}),
+                "config": record.config | (_asked(fitted) if fitted else {}),
                 "metrics": metrics,
                 "slices": slices,
-                "phases": phases,
+                "phases": _of_client(phases) if served else phases,
                 "memory": memory,
                 "probes": probes,
                 "merging": merging,
@@ -107,14 +114,32 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
                 # Another number of threads, or other instructions, round sums differently.
                 "environment": environment()
                 | {"threads": torch.get_num_threads(), "cpu_capability": torch.backends.cpu.get_cpu_capability()}
-                | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}),
+                | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
+                | ({"request_seconds": served.request_seconds} if served else {}),
             }
         )
         writer.finish([e.id for e in cell.task.test])
     if probe_items:
         folder.write_probe_items(record, probe_items)
+    if requests:
+        write_prompts(folder.cell_folder(cell.task.name, cell.strategy_name, cell.seed), map(_kept, cell.task.test, requests))
     folder.write_record(record)
+    if served:
+        served.forget()
     return record
+
+
+def _asked(fitted: Fitted) -> dict[str, Any]:
+    """How the model was asked, as it is known after the last answer."""
+    if served := fitted.served:
+        return {"decoding": served.decoding, "endpoint": served.about}
+    return {"batch_rows": fitted.model.batcher.rows}
+
+
+def _of_client(phases: dict[PhaseName, Phase]) -> dict[PhaseName, Phase]:
+    """Phases of a cell whose model is elsewhere: memory and energy of this process are not what its answers take."""
+    unknown = dict.fromkeys(("peak_rss_bytes", "energy_joules", "energy_source"))
+    return {name: phase.model_copy(update=unknown) for name, phase in phases.items()}
 
 
 def _probe(
@@ -130,6 +155,8 @@ def _probe(
             try:
                 with meter.phase("probe"):
                     result, of_items = run_probe(name, Context(cell, fitted, items, Path(scratch), report))
+            except NotHere as error:
+                result, of_items = ProbeResult(version=get(name).version, settings=settings, reason=str(error)), {}
             except Exception as error:  # whatever it is, an hour of training must not be lost for it
                 first = (str(error).strip().splitlines() or [""])[0]
                 reason = first if isinstance(error, BenchError) else f"{type(error).__name__}: {first}"
@@ -211,22 +238,24 @@ def _base_record(cell: Cell, prepared: _Prepared) -> Record:
     }
     update: dict[str, Any] = {"trials": prepared.trials, "training": prepared.steps.reading}
     if fitted:
-        total, trainable = fitted.parameters
         config["decoding"] = fitted.model.decoding
-        config["dtype"] = str(next(fitted.model.network.parameters()).dtype).removeprefix("torch.")
-        config["window"] = fitted.model.window
         config["trained_with"] = [t.name for t in cell.trained_with]
-        update |= {"params": Parameters(total=total, trainable=trainable), "artifact_bytes": fitted.artifact_bytes}
+        update["artifact_bytes"] = fitted.artifact_bytes
+        if not fitted.served:
+            total, trainable = fitted.parameters
+            config["dtype"] = str(next(fitted.model.network.parameters()).dtype).removeprefix("torch.")
+            config["window"] = fitted.model.window
+            update["params"] = Parameters(total=total, trainable=trainable)
         if fitted.tuned:
             config["epochs"] = fitted.tuned.epochs
             config["validation_score"] = fitted.tuned.validation_score
     return Record.model_validate(cell.identity() | {"status": "ok", "config": config, **update})
 
 
-def _answers(cell: Cell, fitted: Fitted | None, done: set[str]) -> Iterator[list[Answered]]:
+def _answers(cell: Cell, fitted: Fitted | None, requests: Sequence[Request], done: set[str]) -> Iterator[list[Answered]]:
     test = cell.task.test
     if fitted:
-        yield from fitted.answer(fitted.requests(test), {i for i, e in enumerate(test) if e.id in done})
+        yield from fitted.answer(requests, {i for i, e in enumerate(test) if e.id in done})
     elif len(done) < len(test):
         kind = cell.strategy.prompt.constant
         assert kind is not None
@@ -235,8 +264,10 @@ def _answers(cell: Cell, fitted: Fitted | None, done: set[str]) -> Iterator[list
         yield [Answered(i, Generation(text, None, 0, 0, 0, 0.0), none, Parsed(text)) for i, text in enumerate(texts)]
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _kept(example: Example, request: Request) -> KeptPrompt:
+    found = request.found
+    passages = [KeptPassage(document=i, text=t) for i, t in zip(found.document_ids, found.passages, strict=True)] if found else None
+    return KeptPrompt(id=example.id, messages=list(request.prompt.messages), passages=passages, options=list(request.options))
 
 
 def _items(cell: Cell, batch: Sequence[Answered], names: Sequence[str]) -> Iterator[Item]:
@@ -257,8 +288,8 @@ def _item(
         id=example.id,
         cluster=example.cluster,
         slices=dict(example.slices),
-        input_hash=_hash(example.input),
-        prompt_hash=_hash(json.dumps(answered.request.prompt.messages, ensure_ascii=False)),
+        input_hash=hashlib.sha256(example.input.encode()).hexdigest(),
+        prompt_hash=prompt_hash(answered.request.prompt.messages),
         prediction=answered.parsed.answer,
         reasoning=answered.parsed.reasoning,
         targets=list(example.targets),

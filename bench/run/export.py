@@ -20,7 +20,7 @@ from bench.run.ask import Asker
 from bench.run.fit import Fitted, Report, fit
 from bench.strategy.adapters import load_adapter, merge, save_adapter, wrap
 from bench.strategy.features import FeatureClassifier
-from bench.strategy.prompt import answer_tokens, instruction
+from bench.strategy.prompt import answer_tokens, instruction, shape_answers
 from bench.strategy.spec import Strategy
 from bench.suite import Suite, expand
 from bench.task.schema import Example, Passage, Task, TaskConfig
@@ -188,7 +188,6 @@ class Exported:
             raise BenchError(f"{folder}: {spec.base_model} is not the base that it was made with (SHA-256 {spec.base_fingerprint})")
         tuning = self.strategy.tuning
         self.model = load_model(source, labels=spec.labels, quantize=tuning.quantize)
-        self.model.line_ends_answer = not self.strategy.prompt.chain_of_thought
         shown = tuple(Example(s["id"], s["input"], (s["target"],), True, s["id"], rationale=s["rationale"]) for s in spec.shots)
         corpus = folder / "corpus.jsonl"
         rows = [json.loads(line) for line in corpus.read_text().splitlines()] if corpus.exists() else []
@@ -196,6 +195,7 @@ class Exported:
             spec.task_name, folder, spec.task, shown, (), (), tuple(Passage(r["id"], r["text"]) for r in rows), tuple(spec.labels),
             spec.instruction,
         )  # fmt: skip
+        shape_answers(self.model, task, self.strategy.prompt)
         if (folder / "adapter").exists():
             self.model.reset_head(spec.seed)
             wrap(self.model, tuning, spec.seed, instruction(task, self.strategy.prompt))

@@ -14,11 +14,13 @@ from bench.cost.memory import cache_bytes, forked_weights_bytes, weights_bytes
 from bench.cost.meter import Meter
 from bench.model.language_model import Generation, LanguageModel, Message
 from bench.model.load import load_model, take_preloaded
+from bench.model.served import ServedModel
+from bench.result.store import RunFolder
 from bench.run.ask import Answered, Asker, Request, cell_embedder, shots_of
 from bench.strategy.adapters import artifact_bytes, load_adapter, parameter_counts, restore, wrap
 from bench.strategy.chunk import chunk_passages
 from bench.strategy.features import FeatureCache, FeatureClassifier
-from bench.strategy.prompt import Parsed, answer_text, answer_tokens, instruction
+from bench.strategy.prompt import Parsed, answer_text, answer_tokens, instruction, shape_answers
 from bench.strategy.spec import Strategy, TuningChoice
 from bench.strategy.tuning import Pair, Tuned, balanced_weights, tune
 from bench.suite import Cell
@@ -165,6 +167,11 @@ class Fitted:
         self.meter.hold({"weights": weights_bytes(self.model.network)})
 
     @property
+    def served(self) -> ServedModel | None:
+        """The model, where it answers behind an endpoint; its parameters, operations and memory are not known then."""
+        return self.model if isinstance(self.model, ServedModel) else None
+
+    @property
     def tuned_by_adapter(self) -> bool:
         """Whether something small was trained that stands beside the base."""
         return self.strategy.tuning.method in ("lora", "peft", "bottleneck", "bitfit")
@@ -200,22 +207,31 @@ class Fitted:
         return self._answer(self.asker, requests, done)
 
     def _answer(self, asker: Asker, requests: Sequence[Request], done: Collection[int] = ()) -> Iterator[list[Answered]]:
-        self.model.network.eval()  # dropout off
         unasked = [i for i, r in enumerate(requests) if r.abstains]
         if any(i not in done for i in unasked):
             phrase = asker.task.config.abstain[0]
             yield [Answered(i, Generation(phrase, None, 0, 0, 0, 0.0), requests[i], Parsed(phrase)) for i in unasked]
         places = [i for i, r in enumerate(requests) if not r.abstains]
         skip = {k for k, i in enumerate(places) if i in done}
-        shape, weights = shape_of(self.model.network), weights_bytes(self.model.network)
+        count = (lambda _: None) if self.served else self._counter(asker)
         for batch in self._generations(asker, [requests[i] for i in places], skip):
-            self.meter.hold({"weights": weights, "cache": self._cache_bytes(shape, asker, [g for _, g in batch])})
-            for _, g in batch:
+            count([g for _, g in batch])
+            yield [Answered(places[k], g, requests[places[k]], asker.parsed(g.text)) for k, g in batch]
+
+    def _counter(self, asker: Asker) -> Callable[[Sequence[Generation]], None]:
+        """What notes the operations and bytes of a batch, of a network that is here to be asked about them."""
+        self.model.network.eval()  # dropout off
+        shape, weights = shape_of(self.model.network), weights_bytes(self.model.network)
+
+        def count(batch: Sequence[Generation]) -> None:
+            self.meter.hold({"weights": weights, "cache": self._cache_bytes(shape, asker, batch)})
+            for g in batch:
                 n = g.completion_tokens
                 if g.option_logprobs:
                     n += 1 - len(g.option_logprobs)  # the last token of an option is not run, and their first one is predicted at once
                 self.meter.add_flops(generation_flops(shape, g.prompt_tokens, n, g.cached_tokens))
-            yield [Answered(places[k], g, requests[places[k]], asker.parsed(g.text)) for k, g in batch]
+
+        return count
 
     def _cache_bytes(self, shape: ModelShape, asker: Asker, batch: Sequence[Generation]) -> int:
         """Keys and values of a batch, by formula: room for the longest prompt and the longest answer in each of its rows."""
@@ -238,10 +254,19 @@ class Fitted:
 
 def load_base(cell: Cell, strategy: Strategy, meter: Meter) -> LanguageModel:
     """The base model as the strategy runs it, untrained and with nothing around it."""
+    if cell.model.endpoint:
+        return served_model(cell)
     model = _load(cell, strategy, meter)
     _set_precision(model, strategy.tuning)
-    model.line_ends_answer = not strategy.prompt.chain_of_thought
+    shape_answers(model, cell.task, strategy.prompt)
     return model
+
+
+def served_model(cell: Cell) -> ServedModel:
+    """A model behind an endpoint. Its answers are kept beside the cell's items, those of a search too."""
+    run = cell.model.endpoint.run if cell.model.endpoint else None
+    folder = RunFolder(run).cell_folder(cell.task.name, cell.strategy_name, cell.seed) if run else None
+    return ServedModel(cell.model, folder and folder / "answers.jsonl")
 
 
 def _load(cell: Cell, strategy: Strategy, meter: Meter) -> LanguageModel:

@@ -8,9 +8,11 @@ from typing import Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from bench.result.schema import Record
+from bench.result.text import visible
 from bench.suite import Cell
 
 
@@ -46,8 +48,9 @@ class LiveProgress:
         seconds = f" in {time.monotonic() - began[1]:.0f} s" if began else ""
         value = record.metrics.get(record.primary_metric or "")
         result = f"{record.primary_metric} {100 * value.value:.1f}" if value else ""
-        note = f"[red]failed: {record.failure}[/red]" if record.failure else f"{result}{seconds}"
-        self.console.print(f"[{self.finished}/{self.total}] {cell.label}: {note}", highlight=False)
+        # Names are a user's and reasons a server's or a library's: none of them is markup.
+        note = f"[red]failed: {escape(visible(record.failure))}[/red]" if record.failure else f"{result}{seconds}"
+        self.console.print(f"\\[{self.finished}/{self.total}] {escape(cell.label)}: {note}", highlight=False)
 
     def _eta(self) -> str:
         if not self.ran:
@@ -60,5 +63,5 @@ class LiveProgress:
         filled = 30 * self.finished // max(1, self.total)
         table.add_row(f"{'━' * filled}[dim]{'━' * (30 - filled)}[/dim]", f"{self.finished}/{self.total} cells", self._eta())
         for label, (text, began) in self.at_work.items():
-            table.add_row(label, text, f"{time.monotonic() - began:.0f} s")
+            table.add_row(escape(label), escape(text), f"{time.monotonic() - began:.0f} s")
         return table

@@ -38,7 +38,8 @@ def libraries(cell: Cell) -> tuple[str, ...]:
     """What a cell needs that takes long to import, beside what all need."""
     peft = ("peft",) if cell.strategy.tuning.needs_peft else ()
     rouge = any(name.startswith("rouge") for name in cell.task.config.metrics)
-    return (*peft, "rouge_score.rouge_scorer") if rouge else peft
+    client = ("openai",) if cell.model.endpoint else ()
+    return (*peft, *client, *(("rouge_score.rouge_scorer",) if rouge else ()))
 
 
 def warm_up() -> None:
@@ -132,6 +133,7 @@ def _run(cell: Cell, run: Path, stores: Path, threads: int, events: Connection, 
     import torch
 
     from bench.model.batches import out_of_memory
+    from bench.model.served import EndpointStopped
     from bench.run.cell import run_cell
 
     torch.set_num_threads(threads)
@@ -140,7 +142,7 @@ def _run(cell: Cell, run: Path, stores: Path, threads: int, events: Connection, 
         run_cell(cell, RunFolder(run), stores, _reporter(events))
     except BrokenPipeError:
         return  # nobody listens any more
-    except BenchError as error:
+    except (BenchError, EndpointStopped) as error:
         events.send(("failed", str(error)))
     except Exception as error:
         line = str(error).splitlines()[0] if str(error) else ""

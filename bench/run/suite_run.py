@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from bench.environment import environment
 from bench.errors import BenchError
-from bench.model.source import locate
+from bench.model.source import Endpoint, locate
 from bench.result.schema import Run
 from bench.result.store import RunFolder, locked
 from bench.run.executor import Outcome, run_cells
@@ -25,17 +26,21 @@ from bench.task.load import load_task
 
 
 def run_suite(
-    suite: Suite, results: Path, name: str, workers: int, threads: int, fresh: bool, console: Console
+    suite: Suite, results: Path, name: str, workers: int, threads: int, fresh: bool, console: Console, endpoint: Endpoint | None = None
 ) -> tuple[RunFolder, Outcome]:
     """Run what of the suite is not done yet under `results`/`name`: the folder, and what became of the cells.
 
-    ``fresh``: an earlier run of the name is kept aside, and every cell computed, indexes and embeddings too. Everything is loaded and
+    ``fresh``: an earlier run of the name is kept aside, and every cell computed, indexes and embeddings too. ``endpoint``: how the model
+    is asked, where it is a served one. Everything is loaded and
     checked before the first file is written. Raises `BenchError` for bad input, and SystemExit(130) on Ctrl-C, with what is done kept.
     """
     folder = RunFolder(results / name)
     if fresh or not _is_whole(folder):
         warm_up()  # the libraries are imported while the suite is read and checked
-    cells = expand(suite, locate(suite.model))
+    source = locate(suite.model)
+    if source.endpoint:
+        source = replace(source, endpoint=replace(endpoint or source.endpoint, run=folder.path.absolute()))
+    cells = expand(suite, source)
     with locked(results, name):
         if fresh and folder.path.exists():
             _keep_aside(folder.path)
@@ -75,8 +80,9 @@ def _stores(results: Path, fresh: bool) -> Iterator[Path]:
 
 
 def run_train_sizes(
-    suite: Suite, sizes: Sequence[int], results: Path, name: str, workers: int, threads: int, fresh: bool, console: Console
-) -> tuple[list[RunFolder], Outcome]:
+    suite: Suite, sizes: Sequence[int], results: Path, name: str, workers: int, threads: int, fresh: bool, console: Console,
+    endpoint: Endpoint | None = None,
+) -> tuple[list[RunFolder], Outcome]:  # fmt: skip
     """Run the suite once per number of training examples, into `results`/`name`-n10, `name`-n25 and so on: a learning curve.
 
     The examples of a smaller size are among those of a larger one. Returns the folders in the order of size, and what became of all
@@ -91,7 +97,7 @@ def run_train_sizes(
     for size in sorted(sizes):
         console.print(f"{size} training examples", highlight=False)
         chosen = suite.model_copy(update={"budget": suite.budget.model_copy(update={"train_examples": size})})
-        folder, outcome = run_suite(chosen, results, f"{name}-n{size}", workers, threads, fresh, console)
+        folder, outcome = run_suite(chosen, results, f"{name}-n{size}", workers, threads, fresh, console, endpoint)
         folders.append(folder)
         together.ok += outcome.ok
         together.skipped += outcome.skipped

@@ -15,7 +15,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from bench.errors import BenchError
 from bench.metric.citation import split_citations
 from bench.strategy.spec import PromptChoice
-from bench.task.schema import Example, Task
+from bench.task.schema import Example, PromptLayout, Task
 
 if TYPE_CHECKING:
     from bench.model.language_model import LanguageModel, Message
@@ -49,8 +49,10 @@ def draw_shots(task: Task, k: int, seed: int) -> tuple[Example, ...]:
     """`k` training examples: one fixed set per (task, seed), of which a smaller `k` takes the first ones.
 
     Classification takes turns over the labels in a shuffled order, so that few shots still show as many labels as they can;
-    the other kinds take the examples as shuffled.
+    the other kinds take the examples as shuffled. A task's layout may ask for the first ones instead.
     """
+    if task.config.layout and task.config.layout.shots == "first":
+        return task.train[:k]
     order = list(task.train)
     random.Random(f"shots/{seed}").shuffle(order)
     if task.config.kind == "classification":
@@ -72,7 +74,8 @@ def _template(text: str) -> Template:
 def instruction(task: Task, choice: PromptChoice) -> str:
     """What stands before everything else: the task's instruction in the strategy's wording, with what is asked for beside the answer."""
     wording = _template(choice.instruction).render(instruction=task.instruction)
-    return " ".join([wording, *([choice.chain_of_thought] if choice.chain_of_thought else []), *([CITE] if choice.cite else [])])
+    told = [wording] if wording or task.instruction else []
+    return " ".join([*told, *([choice.chain_of_thought] if choice.chain_of_thought else []), *([CITE] if choice.cite else [])])
 
 
 def answer_text(choice: PromptChoice, example: Example, passage_ids: Sequence[str] = ()) -> str:
@@ -88,8 +91,16 @@ def answer_text(choice: PromptChoice, example: Example, passage_ids: Sequence[st
     return text
 
 
-def parse(choice: PromptChoice, text: str) -> Parsed:
-    """Take the answer out of what the model wrote: after the last "Answer:", and without citations."""
+def shape_answers(model: LanguageModel, task: Task, choice: PromptChoice) -> None:
+    """Tell the model where its answers begin and end: as in the plain form, or as the task's layout says."""
+    layout = task.config.layout
+    model.before_answer = layout.after_input if layout else " "
+    model.line_ends_answer = layout is None and not choice.chain_of_thought
+    model.stop = None if layout is None else tuple(layout.stop)
+
+
+def parse(choice: PromptChoice, text: str, layout: PromptLayout | None = None) -> Parsed:
+    """Take the answer out of what the model wrote: after the last "Answer:", without citations, and as the task's `layout` cleans it."""
     reasoning = None
     if choice.chain_of_thought:
         thought, marker, answer = text.rpartition(ANSWER)
@@ -98,6 +109,8 @@ def parse(choice: PromptChoice, text: str) -> Parsed:
     cited: tuple[int, ...] | None = None
     if choice.cite:
         text, cited = split_citations(text)
+    for step in layout.clean if layout else ():
+        text = text.strip() if step == "strip" else step.find(text)
     return Parsed(text, reasoning, cited)
 
 
@@ -116,6 +129,8 @@ def build_messages(
     choice = choice or PromptChoice()
     numbered = "\n".join(f"[{i}] {p}" for i, p in enumerate(passages, start=1))
     asked = [*(shot.input for shot in shots), f"{numbered}\n\n{text}" if numbered else text]
+    if task.config.layout:
+        return _laid_out(task, task.config.layout, choice, asked, [answer_text(choice, shot) for shot in shots])
     # Asked for once, reasoning is forgotten after a few shots; so every turn asks for it.
     heads = [instruction(task, choice)] + [choice.chain_of_thought or ""] * len(shots)
     answers = [answer_text(choice, shot) for shot in shots]
@@ -123,6 +138,22 @@ def build_messages(
     for i, (head, content) in enumerate(zip(heads, asked, strict=True)):
         messages.append({"role": "user", "content": f"{head}\n\n{content}" if head else content})
         messages += [{"role": "assistant", "content": answers[i]}] if i < len(answers) else []
+    return messages
+
+
+def _laid_out(task: Task, layout: PromptLayout, choice: PromptChoice, asked: Sequence[str], answers: Sequence[str]) -> list[Message]:
+    """The conversation to the letter of the task's layout; `answers`: those of all inputs but the last."""
+    head = instruction(task, choice)
+    head += (layout.after_instruction if task.instruction else "\n\n") if head else ""
+    if not layout.chat:
+        shots = (
+            f"{text}{layout.after_input}{answer}{layout.after_answer}" for text, answer in zip(asked[:-1], answers, strict=True)
+        )
+        return [{"role": "text", "content": "".join([head, *shots, asked[-1]])}]
+    messages: list[Message] = [{"role": "system", "content": head}] if head else []
+    for text, answer in zip(asked, [*answers, None], strict=True):
+        messages.append({"role": "user", "content": text})
+        messages += [{"role": "assistant", "content": answer}] if answer is not None else []
     return messages
 
 
@@ -143,6 +174,8 @@ def build_prompts(
     if not model.reads_instruction:
         alone = [[{"role": "user", "content": e.input}] for e in examples]
         return [Prompt(tuple(m), tuple(ids), truncated=False) for m, ids in zip(alone, model.prompts_ids(alone), strict=True)]
+    if task.config.layout and task.config.layout.chat and model.decoding.get("format") == "plain":
+        raise BenchError(f"task {task.name}: layout.chat: {model.source.name} has no chat template")
     room = model.window - answer_tokens(task, choice)
     whole = [
         build_messages(task, example.input, shown, read, choice) for example, shown, read in zip(examples, shots, passages, strict=True)

@@ -1,127 +1,15 @@
-"""Two helps for whoever writes a task: `validate` says what is in it, `new_task` writes one to start from."""
+"""A task to start from: a commented task.yaml with a few rows that load."""
 
 from __future__ import annotations
 
 import json
-import statistics
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
 from bench.errors import BenchError, did_you_mean
-from bench.task.load import load_task
 from bench.task.rows import SPLITS
-from bench.task.schema import Example, Task, TaskKind
-
-TYPICAL_DISCORDANCE = 0.2
-"""Share of items that exactly one of two strategies has right; what it is shows after a run (``bench compare``)."""
-
-
-def validate(folder: Path | str, data: str | None = None) -> list[str]:
-    """Load a task with all checks and say what is in it.
-
-    Args:
-        folder: The task's folder.
-        data: Folder or hub id of the rows, as for `load_task`.
-
-    Returns:
-        Lines of a report: sizes, labels, the scores that need no model, warnings.
-
-    Raises:
-        BenchError: As `load_task`, and where a metric has no meaning for the task's kind.
-    """
-    from bench.metric.score import check_metrics
-    from bench.result.paired import minimum_detectable_effect
-
-    task = load_task(folder, data=data)
-    check_metrics(task.config.metrics, task.config.kind, f"{task.folder / 'task.yaml'}: metrics")
-    lines = [f"task {task.name}: {task.config.kind}, metrics {', '.join(task.config.metrics)}"]
-    for split in SPLITS:
-        examples: Sequence[Example] = getattr(task, split)
-        answerable = sum(example.answerable for example in examples) / len(examples)
-        asked, answered = (
-            statistics.median(len(text.split()) for text in texts)
-            for texts in ([example.input for example in examples], [example.targets[0] for example in examples])
-        )
-        lines.append(
-            f"{split}: {len(examples)} items in {len({e.cluster for e in examples})} clusters, {answerable:.1%} answerable, "
-            f"median words {asked:.0f} in the input and {answered:.0f} in the answer"
-        )
-    reasoning = [example.rationale for split in SPLITS for example in getattr(task, split) if example.rationale is not None]
-    if reasoning:
-        words = [len(text.split()) for text in reasoning]
-        lines.append(f"rationales: {len(reasoning)}, median words {statistics.median(words):.0f}, at most {max(words)}")
-    if task.corpus:
-        used = {identity for split in SPLITS for example in getattr(task, split) for identity in example.evidence}
-        lines.append(f"corpus: {len(task.corpus)} passages, {len(used)} of them named as evidence")
-    lines += _answers(task)
-    for name in task.config.slices:
-        counts = Counter(example.slices[name] for example in task.test)
-        lines.append(f"slice {name}: {_shares(counts)} of test")
-    clusters = len({e.cluster for e in task.test})
-    lines.append(
-        f"power: a true difference of {100 * minimum_detectable_effect(TYPICAL_DISCORDANCE, clusters):.1f} points or more is found with"
-        f" probability .8 where two strategies disagree on {TYPICAL_DISCORDANCE:.0%} of {clusters} independent items (clusters)"
-    )
-    lines += [f"warning: {warning}" for warning in task.warnings]
-    lines.append(f"fingerprint: {task.fingerprint}")
-    return lines
-
-
-def _answers(task: Task) -> list[str]:
-    """The distribution of answers, and what those score on test that ask no model."""
-    counts = Counter(example.targets[0] for example in task.train)
-    lines = []
-    if task.labels:
-        lines.append(f"labels: {len(task.labels)}; {_shares(counts)} of train")
-    if task.config.kind == "multiple_choice":
-        lines += _options(task)
-    if task.config.kind in ("classification", "qa", "multiple_choice"):
-        answer, _ = counts.most_common(1)[0]
-        right = sum(answer in example.targets for example in task.test)
-        lines.append(f'baseline: the most frequent answer of train, "{answer}", is right for {right / len(task.test):.1%} of test')
-    if task.config.abstain:
-        without = sum(not example.answerable for example in task.test)
-        lines.append(f"baseline: always abstaining is right for {without / len(task.test):.1%} of test")
-    for name in task.config.fields or () if task.config.kind == "structured" else ():
-        values = {split: [_field(example, name) for example in getattr(task, split)] for split in ("train", "test")}
-        value, _ = Counter(values["train"]).most_common(1)[0]
-        right = values["test"].count(value)
-        lines.append(f"baseline: {name} is {value}, the most frequent of train, for {right / len(task.test):.1%} of test")
-    return lines
-
-
-def _options(task: Task) -> list[str]:
-    """How many options there are, and how often rules that read no question pick a right one on test."""
-    counts = sorted({len(example.options) for split in SPLITS for example in getattr(task, split)})
-    words = statistics.median(len(option.split()) for example in task.test for option in example.options)
-    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    place, _ = Counter(example.options.index(example.targets[0]) for example in task.train).most_common(1)[0]
-    rules: dict[str, Sequence[float]] = {
-        "picking at random": [len(e.targets) / len(e.options) for e in task.test],
-        f"picking number {place + 1}, the most frequent place in train,": [
-            place in map(e.options.index, e.targets) for e in task.test
-        ],
-        "picking the longest option": [max(e.options, key=len) in e.targets for e in task.test],
-    }
-    lines = [f"options: {number} an item, median words {words:.0f}"]
-    return lines + [f"baseline: {rule} is right for {sum(right) / len(task.test):.1%} of test" for rule, right in rules.items()]
-
-
-def _field(example: Example, name: str) -> str:
-    try:
-        return json.dumps(json.loads(example.targets[0]).get(name), ensure_ascii=False)
-    except ValueError:  # an abstention phrase
-        return "null"
-
-
-def _shares(counts: Counter[str]) -> str:
-    most = [f"{value} {count / counts.total():.1%}" for value, count in counts.most_common(5)]
-    return ", ".join([*most, f"{len(counts) - 5} more"] if len(counts) > 5 else most)
-
-
-# ---------------------------------------------------------------------------------------------- a new task
+from bench.task.schema import TaskKind
 
 _YAML: Final = """\
 # A task: what is asked, and where the answers are. Check it with: bench validate FOLDER

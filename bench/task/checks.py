@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import BenchError, did_you_mean
-from bench.metric.text import label_key
+from bench.metric.text import is_unspaced, label_key
+from bench.metric.text import words as words_by_script
 from bench.settings import parse_settings, shown
 from bench.task.rows import read_text
 from bench.task.schema import Example, Passage, TaskConfig
@@ -178,21 +179,21 @@ def _near_duplicates(splits: Mapping[str, Sequence[Example]], keys: Mapping[str,
     Near-duplicates share at least s = ceil(0.8 n) of the n shingles of either. In whatever order all shingles are put, the first that
     they share is among the first n - s + 1 of both, so no pair is missed; with the rarest first, few others are compared.
     """
-    words = {name: [re.findall(r"\w+", key) for key in split] for name, split in keys.items()}
+    words = {name: [_words(key) for key in split] for name, split in keys.items()}
     n = 3 if statistics.median(len(w) for w in words["test"]) < 20 else 5  # one length for all, or short and long never match
-    shingles = {name: [_shingles(w, n) for w in split] for name, split in words.items()}
+    shingles = {name: [shingles_of(w, n) for w in split] for name, split in words.items()}
     counts = Counter(shingle for split in shingles.values() for s in split for shingle in s)
     index: dict[str, dict[str, list[int]]] = {"train": {}, "validation": {}}
     for name, places in index.items():
         for number, own in enumerate(shingles[name]):
-            for shingle in _rarest(own, counts):
+            for shingle in rarest(own, counts):
                 places.setdefault(shingle, []).append(number)
     warnings = []
     for first, second in (("test", "train"), ("test", "validation"), ("validation", "train")):
         pairs = []
         for number, (mine, key) in enumerate(zip(shingles[first], keys[first], strict=True)):
-            candidates = sorted({c for shingle in _rarest(mine, counts) for c in index[second].get(shingle, ())})
-            close = (c for c in candidates if keys[second][c] != key and _jaccard(mine, shingles[second][c]) >= NEAR_DUPLICATE)
+            candidates = sorted({c for shingle in rarest(mine, counts) for c in index[second].get(shingle, ())})
+            close = (c for c in candidates if keys[second][c] != key and jaccard(mine, shingles[second][c]) >= NEAR_DUPLICATE)
             if (match := next(close, None)) is not None:
                 pairs.append((splits[first][number].id, splits[second][match].id))
         if pairs:
@@ -203,17 +204,23 @@ def _near_duplicates(splits: Mapping[str, Sequence[Example]], keys: Mapping[str,
     return warnings
 
 
-def _shingles(words: Sequence[str], n: int) -> set[str]:
+def _words(text: str) -> list[str]:
+    return words_by_script(text) if is_unspaced(text) else re.findall(r"\w+", text)
+
+
+def shingles_of(words: Sequence[str], n: int) -> set[str]:
+    """Every n words in a row; of a shorter text all of it."""
     return {" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1))} if words else set()
 
 
-def _rarest(shingles: set[str], counts: Mapping[str, int]) -> list[str]:
+def rarest(shingles: set[str], counts: Mapping[str, int]) -> list[str]:
     """The first n - s + 1 of n shingles, of which a near-duplicate has one among its own first."""
     shared = math.ceil(NEAR_DUPLICATE * len(shingles) - 1e-9)
     return sorted(shingles, key=lambda shingle: (counts[shingle], shingle))[: len(shingles) - shared + 1] if shingles else []
 
 
-def _jaccard(a: set[str], b: set[str]) -> float:
+def jaccard(a: set[str], b: set[str]) -> float:
+    """Size of what both have over size of what either has."""
     return len(a & b) / len(a | b)
 
 
@@ -221,12 +228,12 @@ def _inside_corpus(test: Iterable[Example], corpus: Sequence[Passage]) -> list[t
     # One pass over the corpus: an input is compared in full only where its first words occur.
     wanted: dict[tuple[str, ...], list[tuple[list[str], Example]]] = {}
     for example in test:
-        words = re.findall(r"\w+", input_key(example.input))
+        words = _words(input_key(example.input))
         if len(words) >= _QUESTION_WORDS:
             wanted.setdefault(tuple(words[:_QUESTION_WORDS]), []).append((words, example))
     found: dict[str, tuple[Example, Passage]] = {}
     for passage in corpus if wanted else ():
-        text = re.findall(r"\w+", input_key(passage.text))
+        text = _words(input_key(passage.text))
         for start, window in enumerate(zip(*(text[i:] for i in range(_QUESTION_WORDS)), strict=False)):
             for words, example in wanted.get(window, ()):
                 if text[start : start + len(words)] == words:

@@ -78,7 +78,9 @@ def _load(folder: Path, data: str | None, limit: int | None, train_examples: int
     if train_examples is not None:
         if train_examples > len(train):
             warnings.append(f"train: {train_examples} examples were asked for, there are {len(train)}")
-        kept = set(sorted(range(len(train)), key=lambda i: _rank("train_examples", train[i].id))[:train_examples])
+        shown_first = config.layout is not None and config.layout.shots == "first"
+        order = range(len(train)) if shown_first else sorted(range(len(train)), key=lambda i: _rank("train_examples", train[i].id))
+        kept = set(order[:train_examples])
         train = [example for i, example in enumerate(train) if i in kept]
     task = Task(
         folder.resolve().name, folder, config, tuple(train), tuple(splits["validation"]), tuple(test), tuple(corpus), labels, instruction,
@@ -94,8 +96,9 @@ def _rank(purpose: str, key: str) -> bytes:
 
 def _fingerprint(task: Task) -> str:
     chooses = task.config.kind == "multiple_choice"  # the other kinds keep the fingerprints of before there were options
+    later = {name for name in ("layout", "matching") if getattr(task.config, name) is None}  # as before there were these keys
     content = {
-        "config": task.config.model_dump(mode="json", exclude={*NOT_IN_FINGERPRINT, *([] if chooses else ["options"])}),
+        "config": task.config.model_dump(mode="json", exclude={*NOT_IN_FINGERPRINT, *later, *([] if chooses else ["options"])}),
         "labels": task.labels,
         "corpus": [vars(passage) for passage in task.corpus],
         **{split: [_content(example) for example in getattr(task, split)] for split in SPLITS},
@@ -202,7 +205,7 @@ def _identity(row: Row, split: str, known: Mapping[str, object]) -> str:
 def _examples(folder: Path, config: TaskConfig, rows: Mapping[str, Sequence[Row]], corpus: Sequence[Passage]) -> dict[str, list[Example]]:
     if config.evidence and not corpus:
         raise BenchError(f"{folder}: evidence names passages, but there is no corpus file, expected corpus.jsonl with id and text")
-    template = _Template(config.input, f"{folder / 'task.yaml'}: input")
+    template = InputTemplate(config.input, f"{folder / 'task.yaml'}: input")
     passages = {passage.id for passage in corpus}
     splits: dict[str, list[Example]] = {}
     for split, split_rows in rows.items():
@@ -226,7 +229,7 @@ def _examples(folder: Path, config: TaskConfig, rows: Mapping[str, Sequence[Row]
     return splits
 
 
-class _Template:
+class InputTemplate:
     """The input template. Sandboxed: a task from someone else cannot run code."""
 
     def __init__(self, source: str, where: str) -> None:
@@ -443,8 +446,10 @@ def _labels(folder: Path, source: Path | None, config: TaskConfig, splits: Mappi
 
 
 def _instruction(folder: Path, config: TaskConfig, labels: tuple[str, ...]) -> str:
+    if not config.instruction:
+        return ""
     where = f"{folder / 'task.yaml'}: instruction"
-    template = _Template(config.instruction, where)
+    template = InputTemplate(config.instruction, where)
     for name in template.names:
         if name != "labels":
             raise BenchError(f'{where}: found "{{{{ {name} }}}}", expected no column here (those go into input), only {{{{ labels }}}}')

@@ -2,13 +2,80 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 TaskKind = Literal["qa", "classification", "summarization", "structured", "multiple_choice"]
+
+
+def _regex(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"found the regular expression {text!r}, which is none ({error})") from error
+    return text
+
+
+Regex = Annotated[str, AfterValidator(_regex)]
+
+
+class AnswerPattern(BaseModel):
+    """What of a generated text is its answer, by a regular expression."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    regex: Regex
+    match: int = 0
+    """Which of its matches, from 0; negative from the end. Of a match its first group that is not empty, or where it has none all."""
+    fallback: str = "[invalid]"
+    """The answer where nothing matches."""
+
+    def find(self, text: str) -> str:
+        try:
+            found = re.findall(self.regex, text)[self.match]
+        except IndexError:
+            return self.fallback
+        if isinstance(found, tuple):
+            found = next((part for part in found if part), self.fallback)
+        return str(found).strip()
+
+
+class PromptLayout(BaseModel):
+    """Prompts and answers to the letter, as another harness lays them out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    chat: bool = False
+    """The model's chat template, the instruction as its system message; without it one plain text, whatever the model has."""
+    after_instruction: str = "\n\n"
+    after_input: str = " "
+    """Plain text: between an input and its answer."""
+    after_answer: str = "\n\n"
+    """Plain text: between worked examples."""
+    shots: Literal["drawn", "first"] = "drawn"
+    """``first``: worked examples are the first rows of train, in their order, for every seed; and fewer train_examples are the first."""
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Generation ends before the first of these texts."""
+    clean: list[Literal["strip"] | AnswerPattern] = Field(default_factory=list)
+    """What is done to a generated text, in this order; without it spaces around an answer stay."""
+
+
+class Matching(BaseModel):
+    """What the metric ``exact_text`` ignores in answer and target."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    remove: list[Regex] = Field(default_factory=list)
+    """Taken out first, in this order."""
+    ignore_case: bool = False
+    ignore_punctuation: bool = False
+    """ASCII punctuation."""
+    ignore_numbers: bool = False
+    """ASCII digits."""
 
 
 class TaskConfig(BaseModel):
@@ -17,8 +84,8 @@ class TaskConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: TaskKind
-    instruction: str = Field(min_length=1)
-    """What every strategy is told, answer format included. ``{{ labels }}`` becomes the label list."""
+    instruction: str
+    """What every strategy is told, answer format included. ``{{ labels }}`` becomes the label list. Empty only with a `layout`."""
     input: str = Field(min_length=1)
     """Jinja template over a row's columns."""
     target: str = Field(min_length=1)
@@ -51,6 +118,17 @@ class TaskConfig(BaseModel):
     shared_clusters: Literal["refuse", "allow"] = "refuse"
     """What to do when train and test share a cluster (entity): refuse, or allow because the task is about just that."""
     description: str = ""
+    layout: PromptLayout | None = None
+    """Default: the layout of this harness."""
+    matching: Matching | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskConfig:
+        if not self.instruction and self.layout is None:
+            raise ValueError('instruction: found "", expected string should have at least 1 character')
+        if self.matching is not None and "exact_text" not in self.metrics:
+            raise ValueError("matching: has a meaning for the metric exact_text only, which is not among metrics")
+        return self
 
 
 @dataclass(frozen=True)

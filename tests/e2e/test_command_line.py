@@ -81,8 +81,9 @@ def test_a_second_run_is_done_in_seconds_and_fresh_recomputes(fast: list[str | P
     assert "zero-shot" in table
     assert "majority" in table
     assert json.loads(bench("table", tmp_path / "r", "--format", "json").stdout)[0]["task"] == "ticket_triage"
-    shown = bench("show", tmp_path / "r", "ticket_triage/zero-shot", "--item", "test-001").stdout
-    assert '"id": "test-001"' in shown
+    shown = json.loads(bench("show", tmp_path / "r", "ticket_triage/zero-shot", "--item", "test-001", "--format", "json").stdout)
+    assert (shown["id"], shown["messages"][0]["role"], shown["note"]) == ("test-001", "user", None)
+    assert shown["messages"][0]["content"].endswith(shown["input"])
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_lists_and_help() -> None:
     assert "rag-oracle" in bench("list", "strategies").stdout
     assert "product_support" in bench("list", "tasks").stdout
     assert "exact_match" in bench("list", "metrics").stdout
-    assert "Example:" in bench("run", "--help").stdout
+    assert "Examples:" in bench("run", "--help").stdout
 
 
 def real_task(folder: Path, data: str, **config: object) -> Path:

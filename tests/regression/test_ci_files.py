@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
-
-from bench.cli import app
+from command_lines import commands, parse
 
 ROOT = Path(__file__).parents[2]
 ACTION = ROOT / "action.yml"
@@ -100,27 +98,6 @@ def test_inputs_and_outputs_are_used() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ commands
-
-
-def commands(script: str) -> Iterator[list[str]]:
-    """The calls of ``bench``, word by word, without what the shell adds; variables become 1, which is a name and a number."""
-    text = script.replace("\\\n", " ")
-    text = re.sub(r"\$\{\w+:\+([^}]*)\}", r"\1", text).replace('"${options[@]}"', "")
-    text = re.sub(r"\$\{[^}]*\}|\$\w+", "1", text)
-    for line in re.split(r"\n|&&|\|\||[{};]", text):
-        line = re.sub(r"(?:2>&1|>>?\s*\S+)", " ", line).strip().removeprefix("- ")
-        line = re.sub(r"^(?:bash -c '|if !? ?)|'$", "", line)
-        if re.match(r"(?:\S*/)?bench\s", line):
-            yield shlex.split(line, comments=True)[1:]
-
-
-def parse(words: list[str]) -> str:
-    """The name of the command. Raises where it, or one of its options, is not known."""
-    group: Any = typer.main.get_command(app)
-    if words == ["--help"]:
-        return "--help"
-    group.commands[words[0]].make_context(words[0], words[1:])
-    return words[0]
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from bench.errors import BenchError
-from bench.task.author import new_task, validate
+from bench.task.author import new_task
 from bench.task.load import load_task
 from bench.task.schema import TaskConfig
+from bench.task.validate import validate
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "add-a-task.md"
@@ -60,7 +61,8 @@ def test_validate_reports_what_needs_no_model(tmp_path: Path) -> None:
     lines = validate(tmp_path / "c")
     assert "labels: 3; billing 80.0%, other 20.0% of train" in lines
     assert 'baseline: the most frequent answer of train, "billing", is right for 33.3% of test' in lines
-    assert 'warning: labels: 1 of 3 have no training example, as "delivery"' in lines
+    advice = "to do: add one of each, or take the label out of labels"
+    assert f'warning: labels: 1 of 3 have no training example, as "delivery"; {advice}' in lines
     new_task(tmp_path / "s", "structured")
     assert "baseline: urgent is false, the most frequent of train, for 66.7% of test" in validate(tmp_path / "s")
 
