@@ -1,11 +1,14 @@
-"""Where one strategy becomes cheaper than another: by volume, by how often things change, by what an error costs.
+"""Where one strategy becomes cheaper than another: by volume, by how often things change, by the price of what is paid for.
 
-All three are the same question. A cost is a line in what is asked for, start + slope x, and two lines cross at
+All are the same question. A cost is a line in what is asked for, start + slope x, and two lines cross at
 x* = (start_a - start_b) / (slope_b - slope_a) where both differences have the same sign; else one is cheaper at any x.
 
 - volume: start is what does not depend on requests, over the horizon; slope the cost of a request
 - refresh rate: start is everything but refreshes, at a given volume; slope one refresh a month over the horizon
 - price of an error: start is the cost per request, all in; slope the error rate
+- price of a label, of compute, of storage: start is all the rest, over the horizon; slope what is bought: labels, or what compute or
+  storage costs now, so that x is a multiple of their prices. These prices themselves, and all others, are taken as listed: the interval
+  is over items, seeds and trials
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ from bench.result.paired import ALPHA
 from bench.result.statistics import FloatArray
 
 Row = dict[str, Any]
-CROSSINGS = ("break_even_requests", "break_even_refreshes_per_month", "break_even_error_usd")
+CROSSINGS = (
+    "break_even_requests", "break_even_refreshes_per_month", "break_even_error_usd",
+    "break_even_label_usd", "break_even_compute_times", "break_even_storage_times",
+)  # fmt: skip
 PAIR_COLUMNS = (
     "task", "model", "a", "b", "cheaper", "cheaper_share",
     *(f"{name}{end}" for name in CROSSINGS for end in ("", "_low", "_high", "_share", "_below", "_above")),
@@ -47,6 +53,8 @@ class CostLines:
     """One, as it is served by the assumptions."""
     error_rate: FloatArray
     """Wrong answers, and missed ones by their weight, as a share of requests."""
+    labels: float
+    """How many are paid for over the horizon."""
 
     def fixed(self, assumptions: Assumptions) -> FloatArray:
         """Whatever the volume is, over the horizon."""
@@ -106,8 +114,11 @@ def _less(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.where(np.isclose(a, b, rtol=1e-9, atol=0), 0.0, np.sign(b - a))
 
 
-def pair_rows(group: Sequence[Arm], costs: Sequence[CostLines | None], assumptions: Assumptions) -> list[Row]:
-    """One row with ``PAIR_COLUMNS`` for every two strategies of a task whose costs are known, oracles left out.
+def pair_rows(
+    group: Sequence[Arm], costs: Sequence[CostLines | None], listed: Sequence[CostLines | None], assumptions: Assumptions
+) -> list[Row]:
+    """One row with ``PAIR_COLUMNS`` for every two strategies of a task whose costs are known, oracles left out; ``listed``: their costs at
+    prices without uncertainty, for the crossings in these.
 
     ``cheaper``: in total, at the volume and refresh rate of the assumptions, ``cheaper_share`` of the draws. For each of ``CROSSINGS``:
     where, its 95 % interval, the share of draws that agree, and the cheaper strategy below and above; the same one in both where there is
@@ -120,13 +131,16 @@ def pair_rows(group: Sequence[Arm], costs: Sequence[CostLines | None], assumptio
     pairs = list(combinations(entrants, 2))
     rows = []
     for (i, j), quality in zip(pairs, _qualities(group, scored, pairs), strict=True):
-        a, b = costs[i], costs[j]
+        a, b, listed_a, listed_b = costs[i], costs[j], listed[i], listed[j]
         assert a is not None
         assert b is not None
+        assert listed_a is not None
+        assert listed_b is not None
         names = (group[i].strategy, group[j].strategy)
         row = dict.fromkeys(PAIR_COLUMNS) | {"task": group[i].task, "model": group[i].model, "a": names[0], "b": names[1]} | quality
         row |= _cheaper(a.total(assumptions), b.total(assumptions), names)
-        for column, found in zip(CROSSINGS, _crossings(a, b, assumptions), strict=True):
+        crossings = (*_crossings(a, b, assumptions), *price_crossings(listed_a, listed_b, assumptions))
+        for column, found in zip(CROSSINGS, crossings, strict=True):
             row |= {column: found.at, f"{column}_low": found.low, f"{column}_high": found.high, f"{column}_share": found.share}
             row |= {f"{column}_below": None if found.below is None else names[found.below]}
             row |= {f"{column}_above": None if found.above is None else names[found.above]}
@@ -143,6 +157,23 @@ def _crossings(a: CostLines, b: CostLines, assumptions: Assumptions) -> tuple[Cr
     free = assumptions.model_copy(update={"error_usd": 0.0})
     price = crossing(a.total(free) / free.requests, a.error_rate, b.total(free) / free.requests, b.error_rate)
     return volume, refresh, price
+
+
+def price_crossings(a: CostLines, b: CostLines, assumptions: Assumptions) -> tuple[Crossing, Crossing, Crossing]:
+    """In the price of a label (USD), in that of compute and in that of storage (multiples of what they are)."""
+    totals = [cost.total(assumptions) for cost in (a, b)]
+    labels = [np.full(len(total), cost.labels) for total, cost in zip(totals, (a, b), strict=True)]
+    storage = [assumptions.horizon_months * cost.storage for cost in (a, b)]
+    errors = [assumptions.requests * assumptions.error_usd * cost.error_rate for cost in (a, b)]
+    paid = [assumptions.label_usd_per_example * n for n in labels]
+    compute = []
+    for total, *others in zip(totals, paid, storage, errors, strict=True):
+        rest = total - sum(others)
+        compute.append(np.where(np.abs(rest) <= 1e-9 * total, 0.0, rest))  # what is left of equal numbers
+    found = []
+    for slope, now in ((labels, paid), (compute, compute), (storage, storage)):
+        found.append(crossing(totals[0] - now[0], slope[0], totals[1] - now[1], slope[1]))
+    return found[0], found[1], found[2]
 
 
 def _cheaper(total_a: FloatArray, total_b: FloatArray, names: tuple[str, str]) -> Row:

@@ -220,7 +220,9 @@ class StrategyCost:
     def lines(self) -> CostLines:
         errors = self.outcomes["wrong"] + self.assumptions.abstention_weight * self.outcomes["missed"]
         setup = self.data + self.search + self.training + self.index
-        return CostLines(setup, self.refresh[0], self.storage, self.request, errors)
+        bought = 1 + self.assumptions.refreshes * self.assumptions.relabel_share
+        labels = bought * (self.needs.n_train + self.needs.n_validation)
+        return CostLines(setup, self.refresh[0], self.storage, self.request, errors, labels)
 
     def columns(self, lines: CostLines) -> Row:
         """Its part of ``COLUMNS``."""

@@ -79,23 +79,27 @@ def total_costs(
     if task is not None and task not in tasks:
         raise BenchError(f'--task "{task}": no such task in the runs; {did_you_mean(task, tasks)}')
     purse = Purse(prices, price_model, Draws(seed, assumptions.price_factor))
+    at_list = Purse(prices, price_model, Draws(seed, 1.0))
     found = TotalCosts(assumptions)
     for group in groups_of([arm for arm in arms if task in (None, arm.task)]):
-        rows, costs = [], []
+        rows, costs, listed = [], [], []
         clusters = sorted({item.cluster for arm in group for items in arm.items for item in items.values()})
         for place, (row, arm) in enumerate(zip(_quality_rows(group), group, strict=True)):
-            lines = None
+            lines = lines_at_list = None
             if arm.ok:
                 try:
-                    strategy = StrategyCost(arm, [_items_of(record, folders) for record in arm.ok], clusters, purse, assumptions, place)
+                    items = [_items_of(record, folders) for record in arm.ok]
+                    strategy = StrategyCost(arm, items, clusters, purse, assumptions, place)
                     lines = strategy.lines
+                    lines_at_list = StrategyCost(arm, items, clusters, at_list, assumptions, place).lines
                     row |= strategy.columns(lines)
                 except BenchError as error:
                     row["reason"] = str(error)
             rows.append(row)
             costs.append(lines)
+            listed.append(lines_at_list)
         found.strategies.extend(rows)
-        found.pairs.extend(pair_rows(group, costs, assumptions))
+        found.pairs.extend(pair_rows(group, costs, listed, assumptions))
     tried = [row for row in found.strategies if row["status"] in ("ok", "partial")]
     if tried and all(row["reason"] and row["total_usd"] is None for row in tried):
         raise BenchError(tried[0]["reason"])

@@ -212,12 +212,11 @@ class _Book:
                 low, high = max(-1.0, low), min(1.0, high)
             crossing = self.crossings.get((*_key(vars(a)), b.strategy), {})
             at = crossing.get("break_even_requests")
-            cost_a, cost_b = (self.costs.get(_key(vars(arm)), {}) for arm in (a, b))
             pairs.append(Pair(
                 a.strategy, b.strategy, Measure(found.delta, low, high), p, detectable_difference(found, m=len(compared)),
                 None if at is None else Measure(at, crossing["break_even_requests_low"], crossing["break_even_requests_high"]),
                 crossing.get("break_even_requests_below"), crossing.get("break_even_requests_above"),
-                price_crossings(cost_a, cost_b, crossing, self.things, self.assumptions) if crossing else (),
+                price_crossings(crossing, self.things) if crossing else (),
             ))  # fmt: skip
         return pairs
 
