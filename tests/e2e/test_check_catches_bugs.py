@@ -47,9 +47,9 @@ BUGS = {
     ),
     "adapter not loaded": Bug(
         "run/cell.py",
-        "        yield from fitted.answer(fitted.requests(test)",
+        "        yield from fitted.answer(requests",
         '        getattr(fitted.model.network, "disable_adapter_layers", int)()\n'
-        "        yield from fitted.answer(fitted.requests(test)",
+        "        yield from fitted.answer(requests",
         ("few-shot", "lora"),
     ),
     "prompt twice as long": Bug(
