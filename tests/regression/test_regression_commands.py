@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -14,6 +15,8 @@ from typer.testing import CliRunner, Result
 
 from bench.cli import app
 from bench.regression.history import CheckLine, read
+from bench.regression.model import Gates
+from bench.settings import parse_settings
 
 
 @pytest.fixture(autouse=True)
@@ -128,3 +131,9 @@ def test_a_build_never_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     found = bench("accept", "results/smoke", "--reason", "green")
     assert found.exit_code != 0
     assert not (tmp_path / "results" / "baseline").exists()
+
+
+def test_the_gates_of_the_docs_are_the_defaults() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "regression.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert parse_settings(Gates, block, "docs") == Gates(costs={"completion_tokens": 0.02})
