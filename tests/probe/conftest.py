@@ -56,7 +56,8 @@ def context_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Contex
         fitted = None if cell.strategy.prompt.constant else fit(cell, cell.strategy, folder / "stores", meter, report)
         names = names_for(cell.task, cell.task.test, cell.strategy.retrieval.search != "none", cell.strategy.prompt.cite)
         with meter.phase("answer"):
-            answered = [a for batch in _answers(cell, fitted, set()) for a in batch]
+            requests = fitted.requests(cell.task.test) if fitted else []
+            answered = [a for batch in _answers(cell, fitted, requests, set()) for a in batch]
         by_id = {item.id: item for item in _items(cell, answered, names)}
         made[key] = Context(cell, fitted, [by_id[e.id] for e in cell.task.test], own / "scratch", report)
         return made[key]
