@@ -228,7 +228,8 @@ def test_an_exception_leaves_nothing_behind(repository: Path) -> None:
 
 def test_ctrl_c_leaves_nothing_behind(repository: Path, tmp_path: Path) -> None:
     commit(repository)
-    code = "import sys; from pathlib import Path; from bench.regression.worktree import checked_out\n"
+    code = "import signal, sys; from pathlib import Path; from bench.regression.worktree import checked_out\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what runs in the background of a script ignores it otherwise
     code += f"with checked_out(Path(sys.argv[1]), 'HEAD', setup='touch {tmp_path}/begun; exec sleep 60'): pass"
     environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
     (tmp_path / "temporary").mkdir()
