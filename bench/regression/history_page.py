@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import __version__
 from bench.regression.history import CheckLine, Line, suites_of
@@ -32,11 +31,8 @@ from bench.regression.track import Track, tracks_of
 from bench.report.chart_parts import linear_axis
 from bench.report.drawing import INK, PALETTE, Axis, Canvas, Chart, Point, text_width, visible
 from bench.report.numbers import Unit
+from bench.report.page import TEMPLATES, markup, page_template
 from bench.result.text import NONE
-from bench.result.text import visible as as_symbols
-
-if TYPE_CHECKING:
-    import jinja2
 
 HEIGHT = 170
 """Of a plot, in pixels."""
@@ -49,31 +45,10 @@ def history_html(lines: Sequence[Line], suite: str | None = None) -> str:
 
     Raises BenchError for a suite that has no line, and where the library that draws charts is not installed.
     """
-    return _template().render(
+    return page_template(Path(__file__).parent / "history.html.jinja").render(
         suites=[_suite(name, of_suite) for name, of_suite in suites_of(lines, suite).items()],
-        head=HEAD, style=_markup((_REPORT / "style.css").read_text(encoding="utf-8")), version=__version__,
+        head=HEAD, style=markup((TEMPLATES / "style.css").read_text(encoding="utf-8")), version=__version__,
     )  # fmt: skip
-
-
-_REPORT = Path(__file__).parent.parent / "report" / "templates"
-
-
-@cache
-def _template() -> jinja2.Template:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-        finalize=lambda value: as_symbols(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
-    )  # fmt: skip
-    return environment.get_template("history.html.jinja")
-
-
-def _markup(text: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(text)  # noqa: S704  our own file, and the charts, which escape what they are given
 
 
 def _suite(suite: str, lines: Sequence[Line]) -> dict[str, Any]:
@@ -122,7 +97,7 @@ def _measure(suite: str, track: Track) -> dict[str, Any]:
 
 def _figures(suite: str, charts: Sequence[tuple[Canvas, Chart]]) -> list[dict[str, Any]]:
     return [
-        {"svg": _markup(canvas.svg(c.title, c.description, f"{suite}\n{c.description}")), "title": c.title,
+        {"svg": markup(canvas.svg(c.title, c.description, f"{suite}\n{c.description}")), "title": c.title,
          "description": c.description, "head": c.table[0], "rows": c.table[1]}
         for canvas, c in charts
     ]  # fmt: skip

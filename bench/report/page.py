@@ -57,10 +57,10 @@ def render_page(evidence: Evidence, reports: Sequence[TaskReport], constraints: 
     """The whole file. Raises `BenchError` where the charts' library is not installed."""
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     names = named_tasks(evidence)
-    return _template().render(
+    return page_template(TEMPLATES / "report.html.jinja").render(
         title=f"Decision report: {', '.join(names)}",
-        style=_markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
-        script=_markup(script),
+        style=markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        script=markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         evidence=evidence,
         views=[_view(f"task-{place}", name, report, evidence) for place, (name, report) in enumerate(zip(names, reports, strict=True))],
@@ -73,14 +73,15 @@ def render_page(evidence: Evidence, reports: Sequence[TaskReport], constraints: 
 
 
 @cache
-def _template() -> jinja2.Template:
+def page_template(file: Path) -> jinja2.Template:
+    """A template whose values are escaped and have their control characters made visible."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(file.parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_finalized,
     )  # fmt: skip
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(file.name)
 
 
 def _finalized(value: Any) -> Any:
@@ -88,7 +89,8 @@ def _finalized(value: Any) -> Any:
     return value if hasattr(value, "__html__") or not isinstance(value, str) else visible(value)
 
 
-def _markup(text: str) -> Any:
+def markup(text: str) -> Any:
+    """Text that a template prints as it is."""
     from markupsafe import Markup
 
     return Markup(text)  # noqa: S704  our own files, and the charts, which escape what they are given
@@ -157,7 +159,7 @@ def _view(identity: str, name: str, report: TaskReport, evidence: Evidence) -> d
         "marks": MARKS,
         "threats": threats(task),
         "fingerprints": fingerprints_of(evidence, task),
-        "data": _markup(script_json(_data(report, against))),
+        "data": markup(script_json(_data(report, against))),
     }
 
 
@@ -238,4 +240,4 @@ def _charts(report: TaskReport, evidence: Evidence) -> tuple[list[dict[str, Any]
 
 def _figures(charts: Charts) -> list[dict[str, Any]]:
     there = [chart for chart, _ in charts.values() if chart is not None]
-    return [{"svg": _markup(c.svg), "title": c.title, "description": c.description, "head": c.table[0], "rows": c.table[1]} for c in there]
+    return [{"svg": markup(c.svg), "title": c.title, "description": c.description, "head": c.table[0], "rows": c.table[1]} for c in there]
