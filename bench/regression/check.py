@@ -49,13 +49,16 @@ def check(run: Path, against: Path, gates: Gates, new: Side | None = None) -> Ch
     task in common.
     """
     new = new or side_of_run(run)
+    return checked(new, str(run), against.name, [compare(name, old, new, gates) for name, old in sides_of(against).items()])
+
+
+def sides_of(against: Path) -> dict[Literal["accepted", "release", "run"], Side]:
+    """What a run is compared with, the last accepted baseline or another run first. Raises BenchError where the folder holds neither."""
     if is_baseline(against):
-        found = [compare(name, old, new, gates) for name, old in read_baseline(against).items()]
-    elif (against / "run.json").exists():
-        found = [compare("run", side_of_run(against), new, gates)]
-    else:
-        raise BenchError(f"{against}: found neither baseline.json nor run.json; expected a baseline (bench accept) or a run's folder")
-    return checked(new, str(run), against.name, found)
+        return dict(read_baseline(against).items())
+    if (against / "run.json").exists():
+        return {"run": side_of_run(against)}
+    raise BenchError(f"{against}: found neither baseline.json nor run.json; expected a baseline (bench accept) or a run's folder")
 
 
 def compare_runs(run: Path, against: Path, gates: Gates) -> Comparison:
@@ -99,11 +102,11 @@ def compare(
             comparable[key] = (cut.old, cut.new)
         else:
             found[key].append(Gate(*key, "quality", before.primary_metric or "", "inconclusive", cut.reason))
-    for gate in quality_gates(comparable, gates):
+    ties = {key: ties_excused(before, now, gates.tie_margin) for key, (before, now) in comparable.items()}
+    for gate in quality_gates(comparable, ties, gates):
         found[gate.task, gate.strategy].append(gate)
     for key, (before, now) in comparable.items():
-        n_changed = ties_excused(before, now, gates.tie_margin)[2]
-        costs = [*cost_gates(before, now, n_changed, gates), *memory_gates(before, now, gates)]
+        costs = [*cost_gates(before, now, ties[key], gates), *memory_gates(before, now, gates)]
         other_items = any(record.n_items != len(before.items[0]) for arm in (before, now) for record in arm.ok)
         found[key] += [_of_other_items(gate) for gate in costs] if other_items else costs
     for gate in time_gates(relative.seconds, gates) if relative else ():

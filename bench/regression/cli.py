@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -105,13 +105,12 @@ def _outputs(
 
 def _relative(new: Side, run: Path, folder: Path, gates: Gates, repeats: int, setup: str | None, python: str | None) -> Check:
     """Every baseline's commit against the code as it is; the second baseline without repeats, since seconds are judged once."""
-    from bench.regression.baseline import is_baseline, read_baseline, side_of_run
-    from bench.regression.check import Relative, checked, compare
+    from bench.regression.baseline import side_of_run
+    from bench.regression.check import Relative, checked, compare, sides_of
     from bench.regression.relative import relative
 
-    names: dict[Any, Side] = dict(read_baseline(folder)) if is_baseline(folder) else {"run": side_of_run(folder)}
     comparisons: list[Comparison] = []
-    for name, old in names.items():
+    for name, old in sides_of(folder).items():
         if old.commit is None:
             raise BenchError(f"{folder}: its run knows no commit; expected one that was made in a git repository")
         n = 1 if comparisons else repeats
@@ -228,17 +227,15 @@ def bisect(
 
     Example: bench bisect results/smoke --against results/baseline/smoke
     """
-    from bench.regression.baseline import is_baseline, read_baseline, side_of_run
+    from bench.regression.baseline import side_of_run
     from bench.regression.bisect import bisect as search
-    from bench.regression.check import check as compare_all
-    from bench.regression.check import load_gates
+    from bench.regression.check import compare, load_gates, sides_of
 
     folder = against or BASELINES / run.resolve().name
     chosen = load_gates(gates, folder)
     new = side_of_run(run)
-    old = read_baseline(folder)["accepted"] if is_baseline(folder) else side_of_run(folder)
-    compared = compare_all(run, folder, chosen, new).comparisons[0]
-    lost = {(g.task, g.strategy, g.measure) for g in compared.gates if g.verdict == "regression"}
+    name, old = next(iter(sides_of(folder).items()))
+    lost = {(g.task, g.strategy, g.measure) for g in compare(name, old, new, chosen).gates if g.verdict == "regression"}
     arms = [_arm(name) for name in arm] if arm else sorted({(task, strategy) for task, strategy, _ in lost})
     if not arms:
         raise BenchError(f"{run}: nothing is worse than in {folder}; name what to look at by --arm TASK/STRATEGY")

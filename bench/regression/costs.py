@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, Literal
 
 from bench.regression.model import Gate, Gates
+from bench.regression.quality import Ties
 from bench.result.arms import Arm
 from bench.result.schema import SETUP, Record
 
@@ -57,8 +58,8 @@ def prompts_gate(old: Arm, new: Arm) -> Gate | None:
     return gate
 
 
-def cost_gates(old: Arm, new: Arm, n_changed: int, gates: Gates) -> list[Gate]:
-    """The counts of an arm, summed over its seeds; ``n_changed``: answers that changed and are no ties. Both arms: of the same seeds."""
+def cost_gates(old: Arm, new: Arm, ties: Ties, gates: Gates) -> list[Gate]:
+    """The counts of an arm, their mean over its seeds; ``ties``: of the two arms, which are of the same seeds."""
     found: list[Gate] = []
     of: dict[str, Callable[[Record], float | None]] = {
         "prompt_tokens": lambda r: r.tokens.prompt / r.n_items if r.n_items else None,
@@ -73,13 +74,13 @@ def cost_gates(old: Arm, new: Arm, n_changed: int, gates: Gates) -> list[Gate]:
         gate = _grown(old, new, "cost", measure, read, allowed.get(measure, 0.0))
         if gate is None:
             continue
-        if gate.verdict == "regression" and measure == "completion_tokens" and n_changed:
+        if gate.verdict == "regression" and measure == "completion_tokens" and ties.n_changed:
             gate = _by_items(gate, old, new, gates.alpha)
-        elif gate.verdict == "regression" and measure == "completion_tokens" and _tied(old, new):
+        elif gate.verdict == "regression" and measure == "completion_tokens" and ties.excused:
             gate = _with(gate, "pass", "only tied answers are longer")
         elif gate.verdict == "regression" and measure == "answer_flops" and _answers_only(found):
             gate = _with(gate, "pass", "follows the answers, whose tokens have passed")
-        elif gate.verdict == "regression" and measure == "setup_flops" and not new.deterministic and n_changed:
+        elif gate.verdict == "regression" and measure == "setup_flops" and not new.deterministic and ties.n_changed:
             gate = _by_seeds(gate, old, new, read, gates.alpha)
         found.append(gate)
     return found
@@ -143,12 +144,6 @@ def _grown(
 def _peak(record: Record, measure: str) -> float | None:
     peaks = [getattr(phase, measure) for name, phase in record.phases.items() if name in (*SETUP, "answer")]
     return max((peak for peak in peaks if peak is not None), default=None)
-
-
-def _tied(old: Arm, new: Arm) -> bool:
-    """Whether any answer changed; used where all that did were ties."""
-    return any(item.prediction != before[name].prediction for before, after in zip(old.items, new.items, strict=True)
-               for name, item in after.items())  # fmt: skip
 
 
 def _answers_only(before: Sequence[Gate]) -> bool:

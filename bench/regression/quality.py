@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench.metric.registry import higher_is_better
 from bench.regression.model import PRIMARY, Flip, Gate, Gates, MetricGate
@@ -80,8 +80,19 @@ def _is_same(a: ScoredItem, b: ScoredItem) -> bool:
     return a.input_hash == b.input_hash and a.targets == b.targets
 
 
-def ties_excused(old: Arm, new: Arm, tie_margin: float) -> tuple[Arm, set[tuple[int, str]], int]:
-    """The new arm with the old answer put in wherever both answers were ties, those (seed, item), and how many other answers changed.
+class Ties(NamedTuple):
+    """What changed between two arms, ties apart."""
+
+    arm: Arm
+    """The new one, with the old answer put in wherever both were ties."""
+    excused: set[tuple[int, str]]
+    """Those answers, (seed, item)."""
+    n_changed: int
+    """How many other answers changed."""
+
+
+def ties_excused(old: Arm, new: Arm, tie_margin: float) -> Ties:
+    """Look for changed answers, and which of them were ties.
 
     Greedy decoding takes the best token by whatever lead; where that is below rounding, another order of additions gives another
     answer. An answer counts as a tie only where it was one before and is one now.
@@ -99,11 +110,11 @@ def ties_excused(old: Arm, new: Arm, tie_margin: float) -> tuple[Arm, set[tuple[
                 else:
                     n_changed += 1
         kept.append(items)
-    return replace(new, items=tuple(kept)), excused, n_changed
+    return Ties(replace(new, items=tuple(kept)), excused, n_changed)
 
 
-def quality_gates(pairs: Arms, gates: Gates) -> list[Gate]:
-    """The gates of all metrics of all arms, p Holm-corrected over those in which any score changed.
+def quality_gates(pairs: Arms, ties: Mapping[tuple[str, str], Ties], gates: Gates) -> list[Gate]:
+    """The gates of all metrics of all arms, p Holm-corrected over those in which any score changed; ``ties``: of each pair.
 
     A hypothesis whose test could not reach alpha whatever came out costs the others nothing (Tarone 1990): a gate in which no score
     differs is one. Seeds are part of the interval where an arm depends on them and has three. What they add is read off the
@@ -116,7 +127,7 @@ def quality_gates(pairs: Arms, gates: Gates) -> list[Gate]:
     found: list[_Tested] = []
     for task in dict.fromkeys(task for task, _ in pairs):
         arms = [pair for (name, _), pair in pairs.items() if name == task]
-        excused = [ties_excused(old, new, gates.tie_margin) for old, new in arms]
+        excused = [of_pair for (name, _), of_pair in ties.items() if name == task]
         group = [arm for (old, _), (new, _, _) in zip(arms, excused, strict=True) for arm in (old, new)]
         for metric, setting in metrics_of(arms[0][0], gates).items():
             scored = score_group(group, metric=metric)

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -137,29 +137,36 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _read_csv(path: Path, text: str, list_columns: Sequence[str]) -> list[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def csv_lines(path: Path, text: str, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
+    """Where each line of a CSV begins (``file:line``) and its cells, the header too; empty lines have none. Raises BenchError."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     limit = csv.field_size_limit(max(len(text), 1))  # the default refuses cells of more than 131,072 characters
-    rows: list[Row] = []
+    start = 1
     try:
-        header = next(reader, [])
-        if not header or any(not name.strip() for name in header) or len(set(header)) < len(header):
-            raise BenchError(f"{path}:1: found the header {shown(','.join(header))}, expected column names, each once")
-        start = reader.line_num + 1
         for cells in reader:
-            where, start = f"{path}:{start}", reader.line_num + 1
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise BenchError(f"{where}: found {len(cells)} cells, expected {len(header)} ({', '.join(header)})")
-            values: dict[str, Any] = dict(zip(header, cells, strict=True))
-            for name in list_columns:
-                values |= {name: _list_or_text(values[name])} if name in values else {}
-            rows.append(Row(where, len(rows) + 1, values))
+            yield f"{path}:{start}", cells
+            start = reader.line_num + 1
     except csv.Error as error:
         raise BenchError(f"{path}:{reader.line_num}: is no valid CSV ({error})") from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _read_csv(path: Path, text: str, list_columns: Sequence[str]) -> list[Row]:
+    lines = csv_lines(path, text)
+    rows: list[Row] = []
+    _, header = next(lines, ("", []))
+    if not header or any(not name.strip() for name in header) or len(set(header)) < len(header):
+        raise BenchError(f"{path}:1: found the header {shown(','.join(header))}, expected column names, each once")
+    for where, cells in lines:
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            raise BenchError(f"{where}: found {len(cells)} cells, expected {len(header)} ({', '.join(header)})")
+        values: dict[str, Any] = dict(zip(header, cells, strict=True))
+        for name in list_columns:
+            values |= {name: _list_or_text(values[name])} if name in values else {}
+        rows.append(Row(where, len(rows) + 1, values))
     return rows
 
 

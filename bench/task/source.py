@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import csv
 import hashlib
-import io
 import json
 import keyword
 import re
@@ -17,7 +15,7 @@ from typing import Any, Final
 
 from bench.errors import BenchError
 from bench.settings import shown
-from bench.task.rows import SPLITS, Row, read_rows, read_text
+from bench.task.rows import SPLITS, Row, csv_lines, read_rows, read_text
 
 SPLIT_NAMES: Final = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -91,24 +89,16 @@ def read_table(path: Path) -> list[Row]:
 def _read_delimited(path: Path, text: str) -> list[Row]:
     head = text.split("\n", 1)[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=head.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    limit = csv.field_size_limit(max(len(text), 1))  # the default refuses cells of more than 131,072 characters
+    lines = csv_lines(path, text, delimiter)
     rows: list[Row] = []
-    try:
-        header = _header(next(reader), path)
-        start = reader.line_num + 1
-        for cells in reader:
-            where, start = f"{path}:{start}", reader.line_num + 1
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                found = f"{where}: found {len(cells)} cells, expected {len(header)} ({shown(', '.join(header))})"
-                raise BenchError(f"{found}; a cell with {delimiter!r} in it needs quotes")
-            rows.append(Row(where, len(rows) + 1, dict(zip(header, cells, strict=True))))
-    except csv.Error as error:
-        raise BenchError(f"{path}:{reader.line_num}: is no valid CSV ({error})") from None
-    finally:
-        csv.field_size_limit(limit)
+    header = _header(next(lines)[1], path)
+    for where, cells in lines:
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            found = f"{where}: found {len(cells)} cells, expected {len(header)} ({shown(', '.join(header))})"
+            raise BenchError(f"{found}; a cell with {delimiter!r} in it needs quotes")
+        rows.append(Row(where, len(rows) + 1, dict(zip(header, cells, strict=True))))
     if not rows:
         raise BenchError(f"{path}: found a header and no rows, expected at least one")
     _read_lists(header, rows)
