@@ -16,8 +16,6 @@ from bench.strategy.embedder import DEFAULT_EMBEDDER, packaged_default
 
 if TYPE_CHECKING:
     from bench.cost.prices import TokenPrice
-    from bench.strategy.spec import Strategy
-    from bench.task.schema import Task
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "world" / "base_model"
@@ -123,18 +121,6 @@ def _served(model: str, url: str) -> ModelSource:
     parts = urlsplit(url)
     known = hashlib.sha256(json.dumps([parts.netloc.lower(), parts.path, model]).encode()).hexdigest()
     return ModelSource(served_name(model, url), Path(), f"unknown-{known}", f"unknown-{known}", "endpoint", Endpoint(url, model))
-
-
-def not_served(strategy: Strategy, task: Task, kind: ModelKind) -> str | None:
-    """Why a strategy cannot be run on a served model, or None where it can, or the model is none."""
-    if kind != "endpoint" or strategy.prompt.constant:
-        return None
-    reasons = {
-        "a served model's weights are not at hand, and this strategy trains": strategy.tuning.method != "none",
-        "a served model gives no log-likelihoods to choose among options by": task.config.kind == "multiple_choice",
-        "the task lays its prompts out to the letter, and an endpoint lays them out itself": task.config.layout is not None,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _folder(name: str, files: list[str]) -> Path:

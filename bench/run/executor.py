@@ -12,7 +12,6 @@ from typing import Protocol
 
 from bench.environment import environment
 from bench.errors import BenchError
-from bench.model.source import not_served
 from bench.result.schema import Record
 from bench.result.store import RunFolder
 from bench.run.stem import Stem, libraries
@@ -72,7 +71,7 @@ def run_cells(
             continue
         if record and record.cell_id != cell.cell_id:
             _set_aside(folder, cell, record)
-        if reason := cell.not_applicable or not_served(cell.strategy, cell.task, cell.model.kind):
+        if reason := cell.not_applicable:
             record = _write_unrun(cell, folder, "skipped", reason)
             outcome.skipped += 1
             progress.done(cell, record)

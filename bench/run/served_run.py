@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.cost.prices import Prices, TokenPrice, load_prices, tokens_usd
 from bench.errors import BenchError
-from bench.model.source import DEFAULT_KEY, Endpoint, locate, not_served
+from bench.model.source import DEFAULT_KEY, Endpoint, locate
 from bench.result.schema import Tokens
 from bench.strategy.spec import Strategy
 from bench.suite import Cell, Suite, expand
@@ -87,7 +87,7 @@ def _of_cell(cell: Cell, stores: Path) -> Estimate:
     from bench.strategy.prompt import answer_tokens
 
     task, name = cell.task, cell.strategy_name
-    if reason := cell.not_applicable or not_served(cell.strategy, task, cell.model.kind):
+    if reason := cell.not_applicable:
         return Estimate(task.name, name, reason=reason)
     if cell.strategy.prompt.constant:
         return Estimate(task.name, name)

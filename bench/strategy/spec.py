@@ -75,8 +75,9 @@ class RetrievalChoice(StoreSettings):
 class TuningChoice(_Choice):
     """Which weights move, and how they are trained. Defaults are the same for every method but the learning rate's scale."""
 
-    method: Literal["none", "lora", "peft", "bottleneck", "bitfit", "last_layers", "features", "full"] = "none"
-    """``peft``: any method of peft by its own configuration. ``features``: a classifier on the frozen model's states."""
+    method: Literal["none", "lora", "peft", "bottleneck", "bitfit", "last_layers", "features", "full", "hosted"] = "none"
+    """``peft``: any method of peft by its own configuration. ``features``: a classifier on the frozen model's states. ``hosted``: a job of
+    the provider's own that serves the model."""
     r: int = Field(default=8, ge=1)
     """LoRA rank."""
     alpha: int = Field(default=16, ge=1)
@@ -95,6 +96,10 @@ class TuningChoice(_Choice):
     """``last_layers``: how many, counted from the top; the final norm moves with them."""
     regularization: float = Field(default=1.0, gt=0)
     """``features``: strength of the L2 penalty of the logistic regression (the inverse of scikit-learn's C)."""
+
+    hosted: dict[str, Any] = Field(default_factory=dict)
+    """``hosted``: the provider's hyper-parameters (``{n_epochs: 3}``); what is left out it chooses itself. All other settings of training
+    but `with_passages` and `gold_share` are its own matter."""
 
     objective: Literal["answers", "dpo", "grpo", "rloo"] = "answers"
     """``answers``: the likelihood of the right answer. ``dpo``: right answers over the base's own wrong ones. ``grpo``, ``rloo``: the
@@ -191,6 +196,9 @@ class Strategy(_Choice):
                 tuning.gold_share is not None and retrieval.search == "oracle",
             "tuning.peft: method peft needs a peft_type": tuning.method == "peft" and "peft_type" not in tuning.peft,
             "tuning.peft: has a meaning for lora and peft only": bool(tuning.peft) and not by_peft,
+            "tuning.hosted: has a meaning for method hosted only": bool(tuning.hosted) and tuning.method != "hosted",
+            "tuning.objective: the provider's fine-tuning learns answers only":
+                tuning.method == "hosted" and (tuning.objective != "answers" or tuning.train_on != ("examples",)),
             "tuning.quantize: 4-bit weights cannot be trained; expected method lora or peft": tuning.quantize != "none" and not by_peft,
             "tuning.objective: needs a method that trains the language model":
                 tuning.objective != "answers" and tuning.method in ("none", "features"),
@@ -287,6 +295,7 @@ class Strategy(_Choice):
             "class weights need a classification task": tuning.class_weights != "none" and not labelled,
             "preference training is for causal models": tuning.objective != "answers" and kind != "causal",
             "training on plain text is for causal models": "documents" in tuning.train_on and kind != "causal",
+            "the provider's fine-tuning needs a model at its endpoint": tuning.method == "hosted" and kind != "endpoint",
             "half of peft's prefix is never read in an encoder-decoder model": kind == "seq2seq" and prefix,
         }  # fmt: skip
         if kind == "encoder" and not prompt.constant:
@@ -297,12 +306,20 @@ class Strategy(_Choice):
                 "an encoder's classifier reads the input alone: no shots, reasoning or passages":
                     bool(shots or prompt.chain_of_thought or retrieval.search != "none"),
             }  # fmt: skip
+        if kind == "endpoint" and not prompt.constant:
+            reasons = {
+                "a served model's weights are not at hand, and this strategy trains": tuning.method not in ("none", "hosted"),
+                "a served model gives no log-likelihoods to choose among options by": chooses,
+                "the task lays its prompts out to the letter, and an endpoint lays them out itself": task.config.layout is not None,
+            } | reasons
         return next((reason for reason, holds in reasons.items() if holds), None)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the choices and the search, not of what is said about them."""
         data = self.model_dump(mode="json", include={"prompt", "retrieval", "tuning", "search"})
+        if not self.tuning.hosted:
+            del data["tuning"]["hosted"]  # came later than the others: results of strategies that it means nothing for stay theirs
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 

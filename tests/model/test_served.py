@@ -16,7 +16,7 @@ from bench.cost.prices import TokenPrice
 from bench.errors import BenchError
 from bench.model.language_model import Message
 from bench.model.served import FAILURES_IN_A_ROW, EndpointStopped, NotHere, ServedModel, estimated_tokens
-from bench.model.source import locate, not_served, served_name
+from bench.model.source import locate, served_name
 from bench.strategy.spec import load_strategy
 from bench.suite import find_task
 from bench.task.load import load_task
@@ -181,12 +181,12 @@ def test_two_endpoints_are_two_models() -> None:
 )
 def test_strategies_that_train_are_not_for_a_served_model(strategy: str, task: str, reason: str | None) -> None:
     chosen, loaded = load_strategy(strategy)[1], load_task(find_task(task))
-    found = not_served(chosen, loaded, "endpoint")
+    found = chosen.not_applicable(loaded, "endpoint")
     assert found is None if reason is None else reason in (found or "")
-    assert not_served(chosen, loaded, "causal") is None
+    assert chosen.not_applicable(loaded, "causal") is None
 
 
 def test_options_are_not_chosen_at_an_endpoint() -> None:
     loaded = load_task(find_task("product_support"))
     chooses = replace(loaded, config=loaded.config.model_copy(update={"kind": "multiple_choice"}))
-    assert "log-likelihoods" in (not_served(load_strategy("zero-shot")[1], chooses, "endpoint") or "")
+    assert "log-likelihoods" in (load_strategy("zero-shot")[1].not_applicable(chooses, "endpoint") or "")
