@@ -4,7 +4,7 @@ what of the model's text is its answer."""
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -15,13 +15,14 @@ from jinja2.sandbox import SandboxedEnvironment
 from bench.errors import BenchError
 from bench.metric.citation import split_citations
 from bench.strategy.spec import PromptChoice
-from bench.task.schema import Example, PromptLayout, Task
+from bench.task.schema import AnswerPattern, Example, PromptLayout, Task, TextStep
 
 if TYPE_CHECKING:
     from bench.model.language_model import LanguageModel, Message
 
 CITE = 'After the answer give the number of the passage that it rests on in square brackets, as in "answer [1]".'
 ANSWER = "Answer:"
+TEXT_STEPS: dict[TextStep, Callable[[str], str]] = {"strip": str.strip, "lowercase": str.lower, "uppercase": str.upper}
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def parse(choice: PromptChoice, text: str, layout: PromptLayout | None = None) -
     if choice.cite:
         text, cited = split_citations(text)
     for step in layout.clean if layout else ():
-        text = text.strip() if step == "strip" else step.find(text)
+        text = step.find(text) if isinstance(step, AnswerPattern) else TEXT_STEPS[step](text)
     return Parsed(text, reasoning, cited)
 
 

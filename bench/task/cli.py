@@ -37,6 +37,8 @@ def validate(
 def new_task(
     folder: Annotated[Path, typer.Argument(help="Folder to make.")],
     source: Annotated[str | None, typer.Option("--from", help="Your data: .csv, .tsv, .jsonl, .parquet, a folder or a hub id.")] = None,
+    data_config: Annotated[str | None, typer.Option(help="Configuration of a data set of the hub, where it has several.")] = None,
+    data_revision: Annotated[str | None, typer.Option(help="Commit, branch or tag of a data set of the hub; default: its newest.")] = None,
     kind: Annotated[
         str | None, typer.Option(help="qa, classification, summarization, structured or multiple_choice; without --from: default qa.")
     ] = None,
@@ -60,6 +62,7 @@ def new_task(
         from bench.task.author import new_task as make
 
         given = {"--input": input_, "--target": target, "--corpus": corpus, "--cluster": cluster, "--evidence": evidence, "--id": id_}
+        given |= {"--data-config": data_config, "--data-revision": data_revision}
         if wrong := [flag for flag, value in given.items() if value is not None]:
             raise BenchError(f"{wrong[0]}: has a meaning with --from only, which is not given")
         make(folder, kind or "qa")
@@ -71,7 +74,7 @@ def new_task(
 
     choices = Choices(kind, input_, target, id_, cluster, evidence, corpus, _listed(metrics), _listed(abstain))
     asked = _refuse if yes or not sys.stdin.isatty() else _ask
-    for line in new_task_from(folder, source, choices, shares(split), seed, asked, _say):
+    for line in new_task_from(folder, source, choices, shares(split), seed, asked, _say, data_config, data_revision):
         _say(line)
     _say(f"Made {folder}: read task.yaml, fill in the licence in README.md. Check it with: bench validate {folder}")
 

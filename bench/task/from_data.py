@@ -45,7 +45,15 @@ class _Made:
 
 
 def new_task_from(
-    folder: Path | str, source: str, choices: Choices, shares: dict[str, float], seed: int, ask: Ask, say: Callable[[str], None]
+    folder: Path | str,
+    source: str,
+    choices: Choices,
+    shares: dict[str, float],
+    seed: int,
+    ask: Ask,
+    say: Callable[[str], None],
+    config: str | None = None,
+    revision: str | None = None,
 ) -> list[str]:
     """Make a task of a file, a folder with a file for each split, or a hub id.
 
@@ -57,6 +65,8 @@ def new_task_from(
         seed: For the split.
         ask: Asked where nothing tells which column is the input or the target.
         say: Called with each line about what was guessed, before anything is written.
+        config: As `read_source` takes it.
+        revision: As `read_source` takes it.
 
     Returns:
         Lines on what was made, dropped and left to do.
@@ -67,7 +77,7 @@ def new_task_from(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BenchError(f"{folder}: is there and not empty, expected a new folder (nothing is overwritten)")
-    data = read_source(source)
+    data = read_source(source, config, revision)
     everything = [row.values for rows in data.rows.values() for row in rows]
     found = guess(everything, data.columns, choices, ask)
     for line in [*_parts(found), *_first_rows(found, everything)]:
@@ -79,7 +89,7 @@ def new_task_from(
     _split(made, data, found, cleaned.items, shares, seed, choices.cluster is not None)
     changes = [*counted(cleaned.counts), *_contradictions(cleaned), *notes]
     facts = Facts(
-        source=Path(source).name if data.files else source,
+        source=_named(Path(source).name if Path(source).expanduser().exists() else source, config, revision),
         files=data.files,
         found=len(everything),
         sizes={split: len(rows) for split, rows in made.rows.items()},
@@ -93,6 +103,10 @@ def new_task_from(
     _write(folder, made, readme(folder.name, made.settings, facts))
     sizes = ", ".join(f"{split} {size}" for split, size in facts.sizes.items())
     return [f"rows: {facts.found} read; {sizes}", *(f"note: {change}" for change in changes), f"splits: {made.rule}"]
+
+
+def _named(source: str, config: str | None, revision: str | None) -> str:
+    return " ".join([source, *([f"configuration {config}"] if config else []), *([f"revision {revision}"] if revision else [])])
 
 
 def _parts(found: Guess) -> list[str]:

@@ -18,6 +18,10 @@ def import_lm_eval(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the task's data files, or the data set itself.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Prompts in the model's chat template; default: plain text.")] = False,
+    filter_: Annotated[str | None, typer.Option("--filter", help="The filter whose score is taken; default: the task's first.")] = None,
+    hold_out: Annotated[
+        float | None, typer.Option(help="Share of the scored rows to learn from instead, where the task has no others.")
+    ] = None,
 ) -> None:
     """Make a task of a lm-evaluation-harness task, asked and scored as there. What has no counterpart here is refused by name.
 
@@ -26,6 +30,6 @@ def import_lm_eval(
     from bench.result.text import visible
     from bench.task.lm_eval import import_lm_eval as make
 
-    for line in make(file, output, data, chat):
+    for line in make(file, output, data, chat, filter_, hold_out):
         print(visible(line))
     print(visible(f"Made {output}. Check it with: bench validate {output}"))

@@ -8,10 +8,10 @@ from typing import Any, Final, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.errors import BenchError
+from bench.errors import BenchError, did_you_mean
 from bench.settings import first_problem, shown
 from bench.task.rows import read_text
-from bench.task.schema import AnswerPattern, Matching
+from bench.task.schema import AnswerPattern, Matching, TextStep
 
 REFUSED: Final = {
     "custom_dataset": "Python code is not run",
@@ -20,7 +20,6 @@ REFUSED: Final = {
     "use_prompt": "promptsource templates are not read; write doc_to_text",
     "doc_to_image": "tasks are text",
     "doc_to_audio": "tasks are text",
-    "gen_prefix": "an answer begins with no given text; write it at the end of doc_to_text",
     "unsafe_code": "no code is run",
     "group": "this is a group of tasks; import each of its tasks",
     "task_list": "this is a list of tasks; import each of them",
@@ -33,6 +32,9 @@ METRICS: Final = {
     "generate_until": {"exact_match": "exact_text"},
 }
 
+IGNORED: Final = {"ignore_case", "ignore_punctuation", "ignore_numbers", "regexes_to_ignore"}
+"""What exact_match can ignore."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +43,7 @@ class _Part(BaseModel):
 class FewshotConfig(_Part):
     sampler: Literal["default", "first_n"] = "default"
     split: str | None = None
+    samples: list[dict[str, Any]] | None = Field(default=None, min_length=1)
 
 
 class GenerationKwargs(_Part):
@@ -63,6 +66,8 @@ class MetricEntry(_Part):
     aggregation: str = "mean"
     higher_is_better: bool = True
     hf_evaluate: bool = False
+    weight_by_size: bool = False
+    """Of no effect on a task: it is for the mean over a group of them."""
     ignore_case: bool = False
     ignore_punctuation: bool = False
     ignore_numbers: bool = False
@@ -70,7 +75,7 @@ class MetricEntry(_Part):
 
 
 class FilterStep(_Part):
-    function: Literal["regex", "remove_whitespace", "take_first"]
+    function: Literal["regex", "remove_whitespace", "lowercase", "uppercase", "take_first"]
     regex_pattern: str = r"#### (\-?[0-9\.\,]+)"
     group_select: int = 0
     fallback: str = "[invalid]"
@@ -100,6 +105,7 @@ class LmEvalTask(_Part):
     description: str = ""
     target_delimiter: str = " "
     fewshot_delimiter: str = "\n\n"
+    gen_prefix: str = ""
     generation_kwargs: GenerationKwargs = GenerationKwargs()
     metric_list: list[MetricEntry] | None = None
     filter_list: list[Filter] | None = None
@@ -118,16 +124,10 @@ class LmEvalTask(_Part):
         return [text for text in texts if text]
 
     @property
-    def clean(self) -> list[Literal["strip"] | AnswerPattern]:
+    def clean(self) -> list[TextStep | AnswerPattern]:
         """What its filter does to a generated text."""
         steps = self.filter_list[0].filter if self.filter_list else []
-        return [
-            "strip"
-            if step.function == "remove_whitespace"
-            else AnswerPattern(regex=step.regex_pattern, match=step.group_select, fallback=step.fallback)
-            for step in steps
-            if step.function != "take_first"
-        ]
+        return [made for step in steps if (made := _step(step)) is not None]
 
     @property
     def matching(self) -> Matching | None:
@@ -140,13 +140,30 @@ class LmEvalTask(_Part):
         return None if found == Matching() else found
 
 
-def read_lm_eval_task(path: Path) -> tuple[LmEvalTask, list[str]]:
-    """The settings of a task file, and the keys in it that are not used, since they change neither a prompt nor a score.
+def _step(step: FilterStep) -> TextStep | AnswerPattern | None:
+    """A step of a filter as a step of a layout's `clean`; None for one that does nothing to a single text."""
+    if step.function == "regex":
+        return AnswerPattern(regex=step.regex_pattern, match=step.group_select, fallback=step.fallback)
+    if step.function == "remove_whitespace":
+        return "strip"
+    return None if step.function == "take_first" else step.function
+
+
+def read_lm_eval_task(path: Path, filter_name: str | None = None) -> tuple[LmEvalTask, list[str]]:
+    """The settings of a task file, with one filter at most, and what to know of them, a line each.
+
+    Args:
+        path: YAML of a task of lm-evaluation-harness.
+        filter_name: Which of its filters scores it. Default: the first.
 
     Raises:
-        BenchError: The file or one that it includes cannot be read, or a key is wrong or has no counterpart here.
+        BenchError: The file or one that it includes cannot be read, there is no such filter, or a key is wrong or has no counterpart here.
     """
     keys = {key: value for key, value in _merged(path, ()).items() if value is not None}
+    try:
+        notes = _choose_filter(keys, filter_name)
+    except BenchError as error:
+        raise BenchError(f"{path}: {error}") from None
     for key, value in keys.items():
         try:
             place = _function(value, key)
@@ -167,7 +184,26 @@ def read_lm_eval_task(path: Path) -> tuple[LmEvalTask, list[str]]:
         raise BenchError(f"{path}: {first_problem(model, error)}") from None
     except BenchError as error:
         raise BenchError(f"{path}: {error}") from None
-    return task, unused
+    if unused:
+        notes.append(f"not used, since they change neither a prompt nor a score: {', '.join(unused)}")
+    return task, notes
+
+
+def _choose_filter(keys: dict[str, Any], name: str | None) -> list[str]:
+    """Leave one filter in the keys of a task; says which, where there were several."""
+    filters = keys.get("filter_list")
+    names = [str(each["name"]) for each in filters if isinstance(each, dict) and "name" in each] if isinstance(filters, list) else []
+    if not isinstance(filters, list) or not names or len(names) < len(filters):  # none, or what the settings refuse
+        if name is not None:
+            raise BenchError(f"--filter: found {shown(name)}, expected none, since filter_list names no filter")
+        return []
+    if name is not None and name not in names:
+        raise BenchError(f"--filter: found {shown(name)}; {did_you_mean(name, names)}")
+    chosen = name or names[0]
+    keys["filter_list"] = [filters[names.index(chosen)]]
+    if len(names) == 1:
+        return []
+    return [f'filter: "{chosen}" of {", ".join(names)}; each is a score of its own (--filter takes another)']
 
 
 class _Function:
@@ -196,6 +232,8 @@ def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(keys, dict):
         raise BenchError(f"{path}: found {type(keys).__name__}, expected keys and values")
     keys = {str(key): value for key, value in keys.items()}
+    if above:
+        keys.pop("task_list", None)  # it is of the included file only
     included = keys.pop("include", [])
     merged: dict[str, Any] = {}
     for name in included if isinstance(included, list) else [included]:
@@ -223,8 +261,10 @@ def _check(task: LmEvalTask) -> None:
             )
         if entry.aggregation != "mean" or not entry.higher_is_better or entry.hf_evaluate:
             raise BenchError(f"metric_list: {entry.metric}: expected aggregation mean, higher_is_better true and no hf_evaluate")
-        if task.output_type == "multiple_choice" and entry != MetricEntry(metric=entry.metric):
+        if task.output_type == "multiple_choice" and entry.model_dump(include=IGNORED, exclude_defaults=True):
             raise BenchError(f"metric_list: {entry.metric}: found what to ignore, which has a meaning for exact_match only")
+        if task.output_type == "generate_until" and entry.weight_by_size:
+            raise BenchError(f"metric_list: {entry.metric}: found weight_by_size, which has no meaning for it")
     generation = task.generation_kwargs
     sampling = generation.do_sample or (generation.do_sample is None and generation.temperature != 0)
     wrong = {
@@ -237,13 +277,18 @@ def _check(task: LmEvalTask) -> None:
             any(mark in task.description for mark in ("{{", "{%", "{#")),
         "test_split: is missing, and so is validation_split; expected one to be scored": not (task.test_split or task.validation_split),
     }  # fmt: skip
-    filters = task.filter_list or []
-    names = ", ".join(f.name for f in filters)
+    shots = task.fewshot_config
+    samples = shots.samples
     wrong |= {
-        f"filter_list: found {len(filters)} ({names}), expected one (each is a score of its own; keep one of them in a copy)":
-            len(filters) > 1,
-        "filter_list: expected take_first at its end": any(f.filter[-1:] != [FilterStep(function="take_first")] for f in filters),
+        "filter_list: expected take_first at its end":
+            any(each.filter[-1:] != [FilterStep(function="take_first")] for each in task.filter_list or ()),
         "filter_list: has a meaning for generate_until only": task.output_type == "multiple_choice" and bool(task.clean),
+        "fewshot_config.samples: expected sampler first_n beside it (the default draws others for each item)":
+            samples is not None and shots.sampler != "first_n",
+        "fewshot_config.samples: found a split for worked examples too, which goes before them; expected one of the two":
+            samples is not None and bool(shots.split or task.fewshot_split),
+        f"fewshot_config.samples: found {len(samples or ())}, expected {task.num_fewshot} or more (num_fewshot)":
+            samples is not None and len(samples) < task.num_fewshot,
     }  # fmt: skip
     for message, found in wrong.items():
         if found:

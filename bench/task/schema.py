@@ -44,6 +44,9 @@ class AnswerPattern(BaseModel):
         return str(found).strip()
 
 
+TextStep = Literal["strip", "lowercase", "uppercase"]
+
+
 class PromptLayout(BaseModel):
     """Prompts and answers to the letter, as another harness lays them out."""
 
@@ -60,7 +63,7 @@ class PromptLayout(BaseModel):
     """``first``: worked examples are the first rows of train, in their order, for every seed; and fewer train_examples are the first."""
     stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """Generation ends before the first of these texts."""
-    clean: list[Literal["strip"] | AnswerPattern] = Field(default_factory=list)
+    clean: list[TextStep | AnswerPattern] = Field(default_factory=list)
     """What is done to a generated text, in this order; without it spaces around an answer stay."""
 
 

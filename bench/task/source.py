@@ -41,21 +41,32 @@ class Source:
     """What was changed or left out while reading."""
 
 
-def read_source(name: str) -> Source:
+def read_source(name: str, config: str | None = None, revision: str | None = None) -> Source:
     """The rows of a .csv, .tsv, .jsonl, .json or .parquet file, of a folder with one for each split, or of a hub id (``org/name``).
 
+    Args:
+        name: The file, folder or hub id.
+        config: Configuration of a data set that has several: of a hub id, or of a folder that is a copy of one (README.md names them).
+        revision: Commit, branch or tag of a hub id.
+
     Raises:
-        BenchError: There is no such thing, or it cannot be read, is malformed or has no rows.
+        BenchError: There is no such thing, it cannot be read, is malformed or has no rows, or `config` or `revision` has no meaning.
     """
     path, files, notes = Path(name).expanduser(), {}, []
-    if path.is_dir():
+    if revision is not None and path.exists():
+        raise BenchError(f"--data-revision: found {revision}, expected none, since {name} lies here (it is for a hub id)")
+    if config is not None and path.is_file():
+        raise BenchError(f"--data-config: found {config}, expected none, since {name} is a file")
+    if path.is_dir() and config is not None:
+        rows = _read_set(str(path), config, None)
+    elif path.is_dir():
         parts = _split_files(path)
         rows = {split: read_table(file) for split, file in parts.items()}
         files = {file.name: _sha256(file) for file in parts.values()}
     elif path.is_file():
         rows, files = {"": read_table(path)}, {path.name: _sha256(path)}
     elif re.fullmatch(r"(?!\.)[\w.-]+/(?!\.)[\w.-]+", name) and path.suffix not in _TABLES:
-        rows = _read_hub(name)
+        rows = _read_set(name, config, revision)
     else:
         raise BenchError(f"--from: found no file or folder {name}, expected one ({', '.join(_TABLES)}) or a hub id (org/name)")
     rows = _by_column(rows) if list(rows) == [""] else rows
@@ -155,14 +166,18 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_hub(name: str) -> dict[str, list[Row]]:
+def _read_set(name: str, config: str | None, revision: str | None) -> dict[str, list[Row]]:
+    """The rows of a data set of the hub, or of a folder that is a copy of one."""
     from datasets import ClassLabel, DatasetDict, load_dataset  # type: ignore[import-untyped]
 
     try:
-        loaded = load_dataset(name)
+        loaded = load_dataset(name, config, revision=revision)
     except Exception as error:  # the hub client raises whatever its transport, cache and parsers raise
+        if (several := re.search(r"\[.*\]", str(error))) and str(error).startswith(("Config name is missing", "BuilderConfig")):
+            raise BenchError(f"--data-config: found {shown(config) if config else 'none'}, expected one of {several[0]}") from error
         reason = (str(error).splitlines() or [""])[0]
-        raise BenchError(f"--from {name}: no such file, and the hub gives no such set ({type(error).__name__}: {reason[:200]})") from error
+        missing = "the folder cannot be read" if Path(name).is_dir() else "no such file, and the hub gives no such set"
+        raise BenchError(f"--from {name}: {missing} ({type(error).__name__}: {reason[:200]})") from error
     rows: dict[str, list[Row]] = {}
     for given, table in loaded.items() if isinstance(loaded, DatasetDict) else [("", loaded)]:
         split = SPLIT_NAMES.get(given, given)

@@ -228,9 +228,30 @@ def test_the_commands(tmp_path: Path) -> None:
     checked = run(app, ["validate", folder])
     assert checked.exit_code == 0
     assert len(checked.stdout.splitlines()) <= 40
-    assert "--input: has a meaning with --from only" in str(run(app, ["new-task", str(tmp_path / "other"), "--input", "x"]).exception)
+    for flag in ("--input", "--data-config", "--data-revision"):
+        refused = run(app, ["new-task", str(tmp_path / "other"), flag, "x"])
+        assert f"{flag}: has a meaning with --from only" in str(refused.exception)
     assert run(app, ["new-task", str(tmp_path / "other")]).exit_code == 0
     assert load_task(tmp_path / "other").config.kind == "qa"
+
+
+def test_a_configuration_of_a_data_set_becomes_a_task_and_the_card_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    names = "- config_name: {0}\n  data_files: {0}.csv\n"
+    (tmp_path / "set" / "README.md").write_text(f"---\nconfigs:\n{names.format('old')}{names.format('new')}---\n")
+    for config in ("old", "new"):
+        write(tmp_path / "set" / f"{config}.csv", ["message", "label"], [[f"{config} {text}", label] for text, label in tickets()])
+    app = typer.Typer()
+    cli.register(app)
+    flags = ["--from", str(tmp_path / "set"), "--data-config", "new"]
+    made = CliRunner().invoke(app, ["new-task", str(tmp_path / "made"), *flags])
+    assert made.exit_code == 0, made.exception
+    task = load_task(tmp_path / "made")
+    assert all(example.input.startswith("new ") for example in (*task.train, *task.validation, *task.test))
+    assert "from `set configuration new`" in (tmp_path / "made" / "README.md").read_text()
 
 
 # ---------------------------------------------------------------------------------------------- cleaning

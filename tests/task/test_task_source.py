@@ -93,16 +93,59 @@ def test_a_hub_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     table = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [1, 0]}, features=features)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict({"train": table, "val": table, "unsupervised": table}))
-    source = read_source("someone/something")
+    asked: list[tuple[object, ...]] = []
+
+    def load(name: str, config: str | None, revision: str | None) -> datasets.DatasetDict:
+        asked.append((name, config, revision))
+        return datasets.DatasetDict({"train": table, "val": table, "unsupervised": table})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    source = read_source("someone/something", "large", "v1")
+    assert asked == [("someone/something", "large", "v1")]
     assert list(source.rows) == ["train", "validation"]
     assert [row.values["label"] for row in source.rows["train"]] == ["yes", "no"]
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict({"train": table}))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict({"train": table}))
     assert list(read_source("someone/something").rows) == [""]  # one split alone is yet to be split
 
-    def fail(name: str) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ConnectionError("no way out\nand more")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(BenchError, match=r"no such file, and the hub gives no such set \(ConnectionError: no way out\)$"):
         read_source("someone/something")
+
+
+def test_a_configuration_of_a_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = copy_of_a_set(tmp_path / "set")
+    source = read_source(str(folder), "large")
+    assert [row.values for row in source.rows["train"]] == [{"q": "large", "a": "yes"}]
+    assert list(source.rows) == ["train", "test"]
+    for config, found in (("lareg", '"lareg"'), ("", "none")):
+        with pytest.raises(BenchError, match=rf"--data-config: found {found}, expected one of \['small', 'large'\]$"):
+            read_source(str(folder), config)
+
+
+def copy_of_a_set(folder: Path) -> Path:
+    """A folder as a data set with two configurations is laid out on the hub."""
+    names = "- config_name: {0}\n  data_files:\n  - {{split: train, path: {0}/a.csv}}\n  - {{split: test, path: {0}/b.csv}}\n"
+    for config in ("small", "large"):
+        (folder / config).mkdir(parents=True)
+        for file in ("a", "b"):
+            (folder / config / f"{file}.csv").write_text(f"q,a\n{config},yes\n")
+    (folder / "README.md").write_text(f"---\nconfigs:\n{names.format('small')}{names.format('large')}---\n")
+    return folder
+
+
+def test_a_configuration_or_revision_without_a_meaning(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(BenchError, match=r"--data-config: found x, expected none, since .*d.csv is a file"):
+        read_source(str(tmp_path / "d.csv"), "x")
+    for name in ("d.csv", ""):
+        with pytest.raises(BenchError, match=r"--data-revision: found v1, expected none, since .* lies here"):
+            read_source(str(tmp_path / name), None, "v1")
+    (tmp_path / "README.md").write_text("---\nconfigs: {\n---\n")
+    with pytest.raises(BenchError, match=r"--from .*: the folder cannot be read \("):
+        read_source(str(tmp_path), "x")

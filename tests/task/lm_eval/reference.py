@@ -17,7 +17,9 @@ from typing import Any
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-TASKS = ["letters", "texts", "border", "spaces", "grams", "verbatim", "stripped"]
+TASKS = ["letters", "texts", "border", "spaces", "grams", "verbatim", "stripped", "extracts", "samples", "held", "begun", "prefixed"]
+PLAIN = {"begun", "prefixed"}
+"""Tasks that are not compared in a chat template."""
 METRICS = ("acc", "acc_norm", "exact_match")
 
 
@@ -36,14 +38,16 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for model, chat in [(sys.argv[1], False), (sys.argv[1], True), (sys.argv[2], False)]:
         result = simple_evaluate(
-            model="hf", model_args=f"pretrained={model},dtype=float32", device="cpu", batch_size=4, tasks=list(TASKS), log_samples=True,
+            model="hf", model_args=f"pretrained={model},dtype=float32", device="cpu", batch_size=4, log_samples=True,
+            tasks=[task for task in TASKS if not (chat and task in PLAIN)],
             task_manager=TaskManager(include_path=".", include_defaults=False), apply_chat_template=chat, fewshot_as_multiturn=chat,
             bootstrap_iters=0,
         )  # fmt: skip
         for task, samples in result["samples"].items():
-            rows = sorted(samples, key=lambda sample: sample["doc_id"])
-            results.append({"model": Path(model).name, "chat": chat, "task": task, "first_prompt": rows[0]["arguments"][0][0]})
-            results[-1]["items"] = [item(row) for row in rows]
+            for name in dict.fromkeys(sample["filter"] for sample in samples):
+                rows = sorted((sample for sample in samples if sample["filter"] == name), key=lambda sample: sample["doc_id"])
+                head = {"model": Path(model).name, "chat": chat, "task": task, "filter": None if name == "none" else name}
+                results.append(head | {"first_prompt": rows[0]["arguments"][0][0], "items": [item(row) for row in rows]})
     lines = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
     head = json.dumps({"lm_eval": version("lm-eval"), "command": "python reference.py EMBEDDED STORIES"})
     Path("reference.json").write_text(f'{head[:-1]}, "results": [\n{lines}\n]}}\n')
