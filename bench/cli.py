@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import sys
 import traceback
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -21,6 +20,7 @@ from bench.report.cli import register as register_report
 from bench.result.cli import register as register_result
 from bench.result.inspect_cli import register as register_inspect
 from bench.result.text import visible
+from bench.run.jobs_cli import register_jobs
 from bench.settings import parse_assignments
 from bench.task.cli import register as register_task
 from bench.task.lm_eval_cli import register as register_lm_eval
@@ -58,8 +58,16 @@ def run(
     task: Annotated[list[str] | None, typer.Option("--task", help="Task name or folder; may be repeated.")] = None,
     strategy: Annotated[list[str] | None, typer.Option("--strategy", help="Preset or .yaml file; may be repeated.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="embedded, a folder in Hugging Face format, a hub id, or a served model's name.")
+        str | None,
+        typer.Option(
+            help="embedded, a folder in Hugging Face format or with a peft adapter, a .gguf file, a hub id such as owner/name or "
+            "owner/name@REVISION, or a served model's name."
+        ),
     ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub id that --model names.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="What the model's weights are kept in: auto, float32, bfloat16 or float16.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="Keep the model's linear layers in fewer bits: none, nf4 or int8.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: the first GPU, where there is one.")] = None,
     endpoint: Annotated[str | None, typer.Option(metavar="URL", help="OpenAI-compatible API where --model is served.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests to the endpoint at a time; default: 8.")] = None,
     api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key; default: OPENAI_API_KEY.")] = None,
@@ -93,7 +101,8 @@ def run(
     Examples: bench run --model ./my-model --task tasks/product_support --strategy zero-shot --strategy lora;
     bench run --endpoint http://localhost:8000/v1 --model my-model --task product_support --strategy rag --dry-run
     """
-    from bench.model.source import served_name
+    from bench.device import use_device
+    from bench.model.source import Dtype, Quantize, revised_name, served_name
     from bench.run.served_run import served_endpoint
     from bench.run.suite_run import run_suite, run_train_sizes
     from bench.suite import load_suite
@@ -103,7 +112,17 @@ def run(
         if model is None:
             raise BenchError("--endpoint: found no --model beside it, expected the model's name there")
         model = served_name(model, endpoint)
+    if revision is not None:
+        if model is None:
+            raise BenchError("--revision: found no --model beside it, expected a hub id there")
+        model = revised_name(model, revision)
+    for option, value, known in (("--dtype", dtype, get_args(Dtype)), ("--quantize", quantize, get_args(Quantize))):
+        if value is not None and value not in known:
+            raise BenchError(f'{option}: found "{value}"; {did_you_mean(value, known)}')
+    if device is not None:
+        use_device(device)
     given: dict[str, Any] = {"model": model, "tasks": task, "strategies": strategy, "limit": limit, "data": data}
+    given |= {"dtype": dtype, "quantize": quantize}
     given |= {"seeds": list(range(seeds)) if seeds else None, "trust_remote_code": trust_remote_code or None}
     given |= {"multitask": multitask or None, "continue_from": continue_from}
     if no_probes and (probe or probe_set):
@@ -125,8 +144,7 @@ def run(
     if max_usd is not None and train_sizes is not None:
         raise BenchError("--max-usd and --train-sizes: found both, expected one: the cap is a run's")
     stem = Path(suite).stem
-    changed = chosen.model_dump_json() != base.model_dump_json()
-    name = name or (f"{stem}-{hashlib.sha256(chosen.model_dump_json().encode()).hexdigest()[:8]}" if changed else stem)
+    name = name or (stem if chosen.digest == base.digest else f"{stem}-{chosen.digest[:8]}")
     # Cells one after the other: --concurrency is then the number of all requests at a time.
     how = (workers or (1 if served else _default_workers()), threads, fresh, console(), served)
     if train_sizes is None:
@@ -166,7 +184,9 @@ def _show_dry_run(suite: Suite, served: Endpoint | None) -> None:
 
 
 def _default_workers() -> int:
-    return 1 if Path("/dev/nvidia0").exists() else max(1, min(4, os.cpu_count() or 1))
+    from bench.device import has_gpu
+
+    return 1 if has_gpu() else max(1, min(4, os.cpu_count() or 1))
 
 
 def _sizes(given: str, train_examples: int | None) -> list[int]:
@@ -248,6 +268,7 @@ register_cost(app)
 register_report(app)
 register_regression(app)
 register_inspect(app)
+register_jobs(app)
 
 
 @app.command()
@@ -287,7 +308,14 @@ def list_(what: Annotated[str, typer.Argument(help="tasks, strategies, models, m
         loaded = [load_strategy(n) for n in preset_names()]
         rows = [(n, f"{s.family}: {s.description}") for n, s in loaded]
     elif what == "models":
-        rows = [("embedded", "The base model that comes with the package; any folder in Hugging Face format or hub id works as well.")]
+        rows = [
+            ("embedded", "The base model that comes with the package."),
+            ("all-MiniLM-L6-v2", "An encoder that comes with the installation, for classification tasks."),
+            ("FOLDER", "Any model in Hugging Face format, or a peft adapter, which is merged into the base that it names."),
+            ("FILE.gguf", "A GGUF file of an architecture that transformers reads (pip install gguf)."),
+            ("OWNER/NAME", "A model of the hub; OWNER/NAME@REVISION at a branch, tag or commit."),
+            ("NAME@URL", "A served model, behind an API as OpenAI's."),
+        ]
     elif what == "metrics":
         rows = [(n, describe(n)) for n in metric_names()]
     elif what == "probes":

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from bench.device import HIDDEN, VISIBLE
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ NO_DISK = 100 * 2**20
 DETERMINES_ANSWERS = ("torch", "transformers", "tokenizers", "peft", "sentence-transformers", "faiss-cpu", "numpy")
 """Packages of which another version than the tested one may change answers."""
 EXTRAS = {
+    "gguf": "models in GGUF files",
     "gpu": "memory and energy as a GPU's driver reports them",
     "preference": "DPO, ORPO, GRPO",
     "quantize": "weights in 4 and 8 bits",
@@ -171,11 +173,7 @@ def _devices() -> Iterable[Check]:
     import torch
 
     if not torch.cuda.is_available():
-        if Path("/dev/nvidia0").exists():
-            advice = "install torch's CUDA build (pytorch.org), or a driver that is new enough for it"
-            yield Check("device", "warning", "there is an NVIDIA device that torch cannot use: everything runs on the CPU", advice)
-        else:
-            yield Check("device", "ok", "no GPU: everything runs on the CPU")
+        yield without_gpu()
         return
     for index in range(torch.cuda.device_count()):
         try:
@@ -184,6 +182,16 @@ def _devices() -> Iterable[Check]:
             first = str(error).splitlines()[0]
             advice = "see nvidia-smi: free its memory, renew its driver, or hide it with CUDA_VISIBLE_DEVICES"
             yield Check("device", "problem", f"cuda:{index}: {first}", advice)
+
+
+def without_gpu() -> Check:
+    """What is to be said where torch has no GPU."""
+    if os.environ.get(VISIBLE) in HIDDEN:
+        return Check("device", "ok", f"{VISIBLE} hides every GPU: everything runs on the CPU")
+    if not Path("/dev/nvidia0").exists():
+        return Check("device", "ok", "no GPU: everything runs on the CPU")
+    advice = "install torch's CUDA build (pytorch.org), or a driver that is new enough for it"
+    return Check("device", "warning", "there is an NVIDIA device that torch cannot use: everything runs on the CPU", advice)
 
 
 def _computing(index: int) -> str:

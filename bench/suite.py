@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import BenchError, did_you_mean
 from bench.metric.score import SCORING_VERSION, check_metrics
-from bench.model.source import EMBEDDED, ModelSource, locate
+from bench.model.source import EMBEDDED, Dtype, Loading, ModelSource, Quantize, locate
 from bench.result.schema import Fingerprints
 from bench.settings import first_problem, parse_settings
 from bench.strategy.embedder import DEFAULT_EMBEDDER, embedder_fingerprint
+from bench.strategy.kept_base import not_over
 from bench.strategy.spec import Strategy, load_strategy, preset_names
 from bench.task.load import load_task
 from bench.task.schema import Task
@@ -44,6 +45,11 @@ class Suite(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = EMBEDDED
+    """``embedded``, a folder, a GGUF file, a hub id (``owner/name``, ``owner/name@REVISION``), or ``NAME@URL`` of a served model."""
+    dtype: Dtype = "auto"
+    """What the model's weights are kept in; ``auto``: float32 on a CPU, bfloat16 on a GPU."""
+    quantize: Quantize = "none"
+    """Keep the model's linear layers in 4 or 8 bits, for every strategy alike."""
     tasks: list[str] = Field(min_length=1)
     strategies: list[str] = Field(min_length=1)
     """Presets by name, strategy files by path (``./`` is the suite file's folder); ``all`` stands for every preset."""
@@ -64,6 +70,18 @@ class Suite(BaseModel):
     """Train on the examples of all tasks together; each task is still asked and scored on its own."""
     continue_from: str | None = None
     """Folder of an earlier run: training starts from the adapters of its cells of the same task, strategy and seed."""
+
+    @property
+    def loading(self) -> Loading:
+        """How the model is loaded."""
+        return Loading(self.dtype, self.quantize)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the keys, which a run's name is made of."""
+        # Keys that came later than the others count where they say something: runs without them keep their names.
+        later = {name for name in ("dtype", "quantize") if getattr(self, name) == type(self).model_fields[name].default}
+        return hashlib.sha256(self.model_dump_json(exclude=later).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,7 @@ class Cell:
     @property
     def not_applicable(self) -> str | None:
         """Why the cell has no meaning, or None where it has."""
-        if reason := self.strategy.not_applicable(self.task, self.model.kind):
+        if reason := _not_applicable(self.strategy, self.task, self.model):
             return reason
         tuning = self.strategy.tuning
         if self.trained_with and tuning.method != "none":
@@ -181,7 +199,7 @@ def expand(suite: Suite, source: ModelSource) -> list[Cell]:
         tasks.append(task)
     for task in tasks:
         for name, strategy in strategies:
-            once = strategy.deterministic or strategy.not_applicable(task, source.kind) is not None
+            once = strategy.deterministic or _not_applicable(strategy, task, source) is not None
             together = tuple(t for t in tasks if t is not task) if suite.multitask and strategy.tuning.method != "none" else ()
             for seed in suite.seeds[:1] if once else suite.seeds:
                 fingerprints = Fingerprints(
@@ -205,6 +223,11 @@ def expand(suite: Suite, source: ModelSource) -> list[Cell]:
                     )
                 )
     return cells
+
+
+def _not_applicable(strategy: Strategy, task: Task, source: ModelSource) -> str | None:
+    """Why a strategy has no meaning for a task and a model as it is loaded, or None where it has."""
+    return strategy.not_applicable(task, source.kind) or not_over(source, strategy.tuning)
 
 
 def _probes(suite: Suite) -> dict[str, dict[str, Any]]:

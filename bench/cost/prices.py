@@ -55,6 +55,33 @@ class TokenPrice(_Entry):
     cached_input: float | None = Field(default=None, ge=0)
     """Of prompt tokens that the provider has cached; None where it does not cache: the price of `input`."""
     output: float = Field(ge=0)
+    training: float | None = Field(default=None, ge=0)
+    """Of tokens trained on by a job of the provider's, all epochs counted; None where it is not known."""
+    tuned_input: float | None = Field(default=None, ge=0)
+    """Of a model that was tuned from this one; None where it is not known, which is not to say that it is that of `input`."""
+    tuned_cached_input: float | None = Field(default=None, ge=0)
+    """None where the provider does not cache: the price of `tuned_input`."""
+    tuned_output: float | None = Field(default=None, ge=0)
+
+    @property
+    def missing_for_tuning(self) -> list[str]:
+        """The keys without which tuning this model and asking the tuned one has no price."""
+        return [key for key in ("training", "tuned_input", "tuned_output") if getattr(self, key) is None]
+
+    def of_tuned(self) -> TokenPrice:
+        """The price of a model that was tuned from this one. Raises `BenchError` where it is not known."""
+        if self.tuned_input is None or self.tuned_output is None:
+            raise BenchError(f'prices: "{self.name}" has no tuned_input and tuned_output; expected what a model tuned from it costs')
+        update = {"input": self.tuned_input, "cached_input": self.tuned_cached_input, "output": self.tuned_output, "training": None}
+        return self.model_copy(update=update | {"name": f"{self.name} (tuned)"})
+
+    def training_usd(self, tokens: int | None) -> float:
+        """Dollars of so many trained tokens. Raises `BenchError` where the price or the number is not known."""
+        if self.training is None:
+            raise BenchError(f'prices: "{self.name}" has no price for training; expected the key training (USD per million tokens)')
+        if tokens is None:
+            raise BenchError(f'the provider has not said how many tokens its jobs on "{self.name}" trained on, so their price is unknown')
+        return self.training * tokens / 1e6
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -63,7 +90,10 @@ class TokenPrice(_Entry):
 
     def __str__(self) -> str:
         cached = "" if self.cached_input is None else f", {self.cached_input:g} cached"
-        return f"{self.name}: {self.input:g} USD per million tokens of input{cached}, {self.output:g} of output ({self.origin})"
+        tuned = "" if self.training is None else f", {self.training:g} of training"
+        if self.tuned_input is not None and self.tuned_output is not None:
+            tuned += f", once tuned {self.tuned_input:g} of input and {self.tuned_output:g} of output"
+        return f"{self.name}: {self.input:g} USD per million tokens of input{cached}, {self.output:g} of output{tuned} ({self.origin})"
 
 
 class StoragePrice(BaseModel):
@@ -151,6 +181,19 @@ def tokens_usd(tokens: Tokens, price: TokenPrice, *, cached: bool) -> float:
     hits = tokens.prompt_cached if cached else 0
     reused = price.input if price.cached_input is None else price.cached_input
     return ((tokens.prompt - hits) * price.input + hits * reused + tokens.completion * price.output) / 1e6
+
+
+def provider_training_usd(record: Record, price: TokenPrice, *, all_jobs: bool) -> float:
+    """Dollars of the job whose model a record's strategy asks, or of all jobs of its cell, those of its search too.
+
+    Raises `BenchError` where the price or what was trained on is not known.
+    """
+    return price.training_usd(record.config["endpoint"]["tuning"]["trained_tokens_of_all_jobs" if all_jobs else "trained_tokens"])
+
+
+def tuned_by_provider(record: Record) -> bool:
+    """Whether a provider's own job has tuned the model that answered."""
+    return "tuning" in (record.config.get("endpoint") or {})
 
 
 def _missing(source: str, key: str, kind: str, name: str, entries: Sequence[Named], entry: str) -> NoReturn:

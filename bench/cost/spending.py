@@ -15,7 +15,7 @@ _WIDTH = 24
 
 
 class SpendingCap(BenchError):
-    """The next request could pass the cap."""
+    """What is to be paid next could pass the cap, or has no price."""
 
 
 class Spending:
@@ -31,21 +31,28 @@ class Spending:
     def reserve(self, bound: Tokens) -> float:
         """Set aside what so many tokens cost: dollars, for `settle`. Raises `SpendingCap`, with nothing set aside, where that passes it."""
         usd = tokens_usd(bound, self.price, cached=False)
+        self.reserve_usd(usd, "the next request")
+        return usd
+
+    def reserve_usd(self, usd: float, what: str) -> None:
+        """Set aside dollars for `what`, as `reserve` does."""
 
         def add(spent: float) -> float:
             if spent + usd > self.max_usd:
                 raise SpendingCap(
-                    f"--max-usd: {spent:.4f} of {self.max_usd:g} USD are spent, and the next request could cost {usd:.4f};"
+                    f"--max-usd: {spent:.4f} of {self.max_usd:g} USD are spent, and {what} could cost {usd:.4f};"
                     " what is answered is kept: run the same command with more to go on"
                 )
             return spent + usd
 
         self._change(add)
-        return usd
 
     def settle(self, reserved: float, tokens: Tokens) -> None:
         """Put what a request has cost in the place of what was set aside for it."""
-        usd = tokens_usd(tokens, self.price, cached=True)
+        self.settle_usd(reserved, tokens_usd(tokens, self.price, cached=True))
+
+    def settle_usd(self, reserved: float, usd: float) -> None:
+        """Put what was paid in the place of what was set aside."""
         self._change(lambda spent: max(0.0, spent - reserved + usd))
 
     @property

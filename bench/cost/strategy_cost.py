@@ -13,7 +13,7 @@ import numpy as np
 from bench.cost.assumptions import Assumptions
 from bench.cost.break_even import CostLines
 from bench.cost.draws import N_DRAWS, Purse, with_interval
-from bench.cost.prices import phase_usd, tokens_usd
+from bench.cost.prices import TokenPrice, phase_usd, provider_training_usd, tokens_usd, tuned_by_provider
 from bench.errors import BenchError
 from bench.result.arms import Arm
 from bench.result.ranking import cluster_sums
@@ -56,7 +56,7 @@ class Needs:
         labels = int(config["n_train"])
         taught = method != "none" and "examples" in tuning.get("train_on", ("examples",))
         every = constant == "majority" or taught or (nearest and most_shots > 0)
-        checked = bool(trials) or method not in ("none", "features")
+        checked = bool(trials) or method not in ("none", "features", "hosted")
         return cls(
             trains=method != "none",
             indexes=(nearest and shots > 0) or retrieval.get("search", "none") not in ("none", "oracle"),
@@ -77,7 +77,8 @@ class StrategyCost:
         self.records, self.items, self.purse, self.assumptions, self.place = arm.ok, items, purse, assumptions, place
         self.needs = Needs.of(arm.ok)
         served = "endpoint" in arm.ok[0].config  # the time of its requests is not that of a device that is paid for
-        self.by_tokens = (purse.tokens is not None or served) and not self.needs.trains and not self.needs.floor
+        self.hosted = tuned_by_provider(arm.ok[0])
+        self.by_tokens = (purse.tokens is not None or served) and (self.hosted or not self.needs.trains) and not self.needs.floor
         self._weights = purse.draws.seeds(len(arm.ok), place)
         self._codes = {name: code for code, name in enumerate(clusters)}
         self._clusters = purse.draws.clusters(len(clusters))
@@ -99,6 +100,15 @@ class StrategyCost:
         price, factor = self.purse.of_device(record)
         return math.fsum(phase_usd(phase, price) for phase in phases) * factor
 
+    def _token_price(self) -> tuple[TokenPrice, FloatArray]:
+        """Of what is asked, the tuned model where a provider has tuned one; and its factor."""
+        price, factor = self.purse.of_tokens(self.records[0])
+        return (price.of_tuned() if self.hosted else price), factor
+
+    def _at_provider(self, record: Record, *, all_jobs: bool) -> FloatArray:
+        price, factor = self.purse.of_tokens(record)
+        return provider_training_usd(record, price, all_jobs=all_jobs) * factor
+
     @cached_property
     def data(self) -> float:
         return self.assumptions.label_usd_per_example * (self.needs.n_train + self.needs.n_validation)
@@ -111,9 +121,12 @@ class StrategyCost:
 
     @cached_property
     def training(self) -> FloatArray:
-        """One training at the settings that were kept: a trial of the cell that searched, all that the other cells did."""
+        """One training at the settings that were kept: a trial of the cell that searched, all that the other cells did; a provider's job
+        by the tokens it trained on."""
 
         def once(record: Record) -> FloatArray:
+            if self.hosted:
+                return self._at_provider(record, all_jobs=False)
             kept = _kept(record)
             return self._on_device(record, [_as_phase(kept)] if kept else _phases(record, FITTING))
 
@@ -130,6 +143,8 @@ class StrategyCost:
             others = [trial for trial in record.trials if not (self.needs.trains and trial is kept)]
             if self.by_tokens:
                 usd = len(record.trials) * self._validation
+                if self.hosted:
+                    usd = usd + self._at_provider(record, all_jobs=True) - self._at_provider(record, all_jobs=False)
             else:
                 every = self._on_device(record, _phases(record, FITTING))
                 usd = np.maximum(every - self._on_device(record, [_as_phase(kept)]), 0.0) if self.needs.trains else every
@@ -142,7 +157,7 @@ class StrategyCost:
     def requests(self) -> tuple[FloatArray, FloatArray]:
         """One request with the shared prefix cached, and not; (1 + draws,) each."""
         if self.by_tokens:
-            price, factor = self.purse.of_tokens(self.records[0])
+            price, factor = self._token_price()
             with_cache, without = (
                 [
                     factor * self._over_items(items, [tokens_usd(item.tokens, price, cached=cached) for item in items])
@@ -233,7 +248,7 @@ class StrategyCost:
         cached, not_cached = (1000 * float(usd[0]) for usd in self.requests)
         first = self.records[0]
         return {
-            "priced_by": (self.purse.of_tokens(first) if self.by_tokens else self.purse.of_device(first))[0].name,
+            "priced_by": (self._token_price() if self.by_tokens else self.purse.of_device(first))[0].name,
             "batch_rows": None if self.by_tokens else first.config.get("batch_rows"),
             **{f"{name}_share": float(share[0]) for name, share in shares.items()},
             "error_rate": float(lines.error_rate[0]),

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from bench.cost.spending import Spending
-from bench.errors import BenchError
-from bench.model.source import DEFAULT_KEY, check_url
+from bench.model.connection import Connection, error_of
+from bench.model.source import DEFAULT_KEY
 from bench.result.schema import Tokens
-from bench.result.text import visible
 
 if TYPE_CHECKING:
     import openai
 
     from bench.model.language_model import Message
 
-_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-_REFUSED = frozenset({401, 403, 404})
-_LONGEST_WAIT_SECONDS = 60.0
 _TURN_TOKENS = 16
 """More than any chat template writes around a turn."""
-
-
-class EndpointRefused(BenchError):
-    """The endpoint will answer no request: a wrong key, model or address."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +63,15 @@ class ChatEndpoint:
         Raises:
             BenchError: `url` is no address of an HTTP server.
         """
-        self.url, self.model, self.api_key_env = check_url(url), model, api_key_env
+        self.connection = Connection(
+            url, api_key_env=api_key_env, timeout_seconds=timeout_seconds, retries=retries, backoff_seconds=backoff_seconds
+        )
+        self.url, self.model = self.connection.url, model
         self.options: dict[str, Any] = {"temperature": 0, **(options or {})}
         """What is asked for of the decoding; what the endpoint has refused to hear of is taken out."""
         self.refused: list[str] = []
         self._limit_name = "max_tokens"
-        self._timeout, self._retries, self._backoff, self._spending = timeout_seconds, retries, backoff_seconds, spending
+        self._spending = spending
 
     def complete(self, messages: Sequence[Message], max_tokens: int) -> str:
         """The answer to a conversation.
@@ -96,60 +89,31 @@ class ChatEndpoint:
             BenchError: The endpoint refuses this request, stays unavailable, or goes on answering something else than a chat completion;
                 or the next request could pass the spending cap.
         """
-        try:
-            import openai
-        except ImportError:
-            raise BenchError("endpoint: needs the openai client; pip install openai") from None
         bound = Tokens(prompt=prompt_bound(messages), completion=max_tokens)
-        reason, attempt = "", 0
-        while attempt <= self._retries:
-            wait = self._backoff * 2**attempt
+        return self.connection.request(lambda: self._attempt(messages, max_tokens, bound), f"model {self.model}")
+
+    def _attempt(self, messages: Sequence[Message], max_tokens: int, bound: Tokens) -> Reply:
+        """Ask once, and again without what the endpoint refuses to hear of. ValueError for another answer than a completion."""
+        import openai
+
+        while True:
             reserved = self._spending.reserve(bound) if self._spending else 0.0
             began = time.perf_counter()
             try:
                 raw = self._post(messages, max_tokens)
-                reply = _reply(raw, time.perf_counter() - began)
-                self._settle(reserved, bound if reply.tokens is None else reply.tokens)
-                return reply
             except openai.APIStatusError as error:
                 self._settle(reserved, Tokens())  # an error is not billed
                 if error.status_code == 400 and self._leave_out(error):
                     continue
-                reason = f"HTTP {error.status_code} for model {self.model}: {self._safe(_detail(error.response.content))}"
-                if error.status_code not in _RETRIED:
-                    self._refuse(error.status_code, reason)
-                wait = _asked_wait(error.response.headers.get("Retry-After", "")) or wait
-            except openai.APITimeoutError:
-                reason = f"timed out after {self._timeout:g} s"
-            except openai.APIError as error:  # refused, reset, cut off
-                reason = self._safe(str(error.__cause__ or error)) or type(error).__name__
-            except ValueError as error:  # what came may be billed, so what was reserved stays spent
-                reason = self._safe(str(error))
-            attempt += 1
-            if attempt <= self._retries:
-                time.sleep(min(wait, _LONGEST_WAIT_SECONDS))
-        raise BenchError(f"endpoint {self.url}: gave up after {self._retries + 1} attempts; the last one: {reason}")
-
-    @cached_property
-    def _client(self) -> openai.OpenAI:
-        import openai
-
-        # Retries are made here, where a broken answer counts as a failure too and each attempt is charged.
-        return openai.OpenAI(api_key=self._key() or "none", base_url=self.url, timeout=self._timeout, max_retries=0)
-
-    def _key(self) -> str:
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise BenchError(f"endpoint: the key in the environment variable {self.api_key_env} is not printable ASCII, expected what is")
-        return key
+                raise
+            # A broken answer may be billed, so what was reserved stays spent.
+            reply = _reply(raw, time.perf_counter() - began)
+            self._settle(reserved, bound if reply.tokens is None else reply.tokens)
+            return reply
 
     def _post(self, messages: Sequence[Message], max_tokens: int) -> bytes:
         asked: dict[str, Any] = {"model": self.model, "messages": list(messages), self._limit_name: max_tokens, **self.options}
-        if not self._key():
-            import openai
-
-            asked["extra_headers"] = {"Authorization": openai.Omit()}
-        raw = self._client.chat.completions.with_raw_response.create(**asked)
+        raw = self.connection.client.chat.completions.with_raw_response.create(**asked, **self.connection.options)
         content: bytes = raw.http_response.content
         return content
 
@@ -165,22 +129,9 @@ class ChatEndpoint:
             return True
         return False
 
-    def _refuse(self, status: int, reason: str) -> NoReturn:
-        if status in (401, 403):
-            state = "is set" if os.environ.get(self.api_key_env) else "is not set"
-            # Not in the server's words, which can hold the key.
-            reason = f"HTTP {status}: the API key was refused; the environment variable {self.api_key_env} {state}"
-        kind = EndpointRefused if status in _REFUSED else BenchError
-        raise kind(f"endpoint {self.url}: {reason}") from None  # which holds the server's own words
-
     def _settle(self, reserved: float, tokens: Tokens) -> None:
         if self._spending:
             self._spending.settle(reserved, tokens)
-
-    def _safe(self, text: str) -> str:
-        """What a server says, in one line, without the key, and unable to act on a terminal."""
-        key = self._key()
-        return visible(" ".join((text.replace(key, "***") if key else text).split()))[:200]
 
 
 def prompt_bound(messages: Sequence[Message]) -> int:
@@ -224,28 +175,7 @@ def _tokens(usage: Any) -> Tokens | None:
     return Tokens(prompt=prompt, prompt_cached=min(cached, prompt), completion=completion)
 
 
-def _error(raw: bytes) -> Mapping[str, Any]:
-    try:
-        found = json.loads(raw)["error"]
-    except (ValueError, LookupError, TypeError):
-        return {}
-    return found if isinstance(found, dict) else {"message": found}
-
-
-def _detail(raw: bytes) -> str:
-    """What the server says of its error."""
-    return str(_error(raw).get("message") or raw.decode("utf-8", "replace")).strip() or "no reason given"
-
-
 def _refused_parameter(raw: bytes) -> str | None:
-    found = _error(raw)
+    found = error_of(raw)
     known = found.get("code") in ("unsupported_parameter", "unsupported_value", "unknown_parameter")
     return str(found.get("param")) if known else None
-
-
-def _asked_wait(header: str) -> float | None:
-    """Seconds that the server asks to wait; None where it says nothing, or gives a date."""
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        return None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -15,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from bench.errors import BenchError
 from bench.model.batches import Batcher
 from bench.model.decoding import SharedPrefix, attends_to_all, greedy, logit_margin, option_logprobs, runner_up, shared_length
-from bench.model.source import ModelSource
+from bench.model.source import ModelSource, Quantize
+from bench.model.weights import bits_arguments, bits_of, completed, gguf_arguments, kept_dtype, train_after_answering
 
 Message = dict[str, str]
 """``{"role": "system" | "user" | "assistant", "content": text}``; or alone a ``{"role": "text"}``, which no template is laid
@@ -101,31 +103,6 @@ def _is_plain(messages: Sequence[Message]) -> bool:
     return messages[0]["role"] == "text"
 
 
-def _four_bits(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise BenchError("tuning.quantize: needs bitsandbytes; pip install bitsandbytes") from error
-    from transformers import BitsAndBytesConfig
-
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-    return {"quantization_config": config, "device_map": {"": device}}
-
-
-def _train_after_answering(network: torch.nn.Module) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights at the first answer, after which lower adapters silently get no gradient.
-
-    It does so on CPUs with avx512_bf16. Without the repacking a forward pass takes about twice the time.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for module in network.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-
-
 class LanguageModel:
     """A loaded base model with its tokenizer; `network` may later be wrapped by an adapter."""
 
@@ -139,23 +116,28 @@ class LanguageModel:
     """Modules that no pretraining has set, by their names in `network`; every way of tuning has to train them."""
 
     def __init__(
-        self, source: ModelSource, *, device: str | None = None, trust_remote_code: bool = False, quantize: Literal["none", "nf4"] = "none"
+        self, source: ModelSource, *, device: str | None = None, trust_remote_code: bool = False, quantize: Quantize = "none"
     ) -> None:
-        """Load tokenizer and weights; `quantize`: the linear layers in 4 bits. Raises `BenchError` where that is not possible."""
+        """Load tokenizer and weights; `quantize`: the linear layers in 4 or 8 bits, where the source itself does not say so already.
+
+        Raises `BenchError` where that is not possible, and where the source's loading asks for other bits.
+        """
         self.source = source
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        # On a GPU 16-bit weights run as bfloat16: training in float16 needs loss scaling.
-        dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
-        extra: dict[str, Any] = _four_bits(dtype, self.device) if quantize == "nf4" else {}
+        self.quantized = bits_of(source, quantize)
+        """What the linear layers are kept in: "none", or few bits in which they cannot be trained."""
+        dtype = kept_dtype(source.loading, self.device)
+        extra = bits_arguments(self.quantized, dtype, self.device) if source.loading.quantize != "none" or quantize != "none" else {}
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(**source.tokenizer_arguments, trust_remote_code=trust_remote_code)
             network: Any = self._load(dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, **extra)
-        except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:
+            network = completed(network, source)
+        except (OSError, ValueError, LookupError, ImportError, StrictDataclassError, struct.error) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BenchError(f"model {source.name}: {source.folder} could not be loaded as a {self.kind_name} ({first})") from error
         self._adopt((network if extra else network.to(self.device)).eval())
         if extra:
-            _train_after_answering(self.network)
+            train_after_answering(self.network)
         self._decode_greedily()
         self.batcher = Batcher(self.device)
         self._line_breaks: dict[int, bool] = {}
@@ -180,6 +162,7 @@ class LanguageModel:
         whole by the library's own generation."""
 
     def _load(self, **arguments: Any) -> Any:
+        arguments |= gguf_arguments(self.source)
         network, info = self.auto_class.from_pretrained(self.source.folder, output_loading_info=True, **arguments)
         if info["missing_keys"]:
             # transformers would fill them in at random: an encoder "answering" as a causal model, say.

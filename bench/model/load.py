@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 
@@ -12,7 +11,7 @@ from bench.errors import BenchError
 from bench.model.classifier import Classifier
 from bench.model.language_model import LanguageModel
 from bench.model.seq2seq import Seq2SeqModel
-from bench.model.source import ModelSource
+from bench.model.source import ModelSource, Quantize
 
 _preloaded: dict[ModelSource, tuple[LanguageModel, float, float]] = {}
 """Models that are handed out to the next who asks, with the seconds (wall, CPU) that loading them took."""
@@ -36,11 +35,11 @@ def take_preloaded(source: ModelSource) -> tuple[LanguageModel, float, float] | 
 
 
 def load_model(
-    source: ModelSource, *, labels: Sequence[str] = (), trust_remote_code: bool = False, quantize: Literal["none", "nf4"] = "none"
+    source: ModelSource, *, labels: Sequence[str] = (), trust_remote_code: bool = False, quantize: Quantize = "none"
 ) -> LanguageModel:
     """The model of `source` by its kind; `labels`: those that an encoder's head chooses from, in their order.
 
-    Raises `BenchError` where it cannot be loaded, for an encoder without labels and for an encoder in 4 bits.
+    Raises `BenchError` where it cannot be loaded, for an encoder without labels and for an encoder in 4 or 8 bits.
     """
     if source.kind == "encoder":
         if quantize != "none":

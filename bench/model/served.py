@@ -7,7 +7,7 @@ import json
 import statistics
 import threading
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +15,15 @@ from typing import Any, ClassVar, NoReturn
 
 import torch
 
+from bench.cost.prices import TokenPrice
 from bench.cost.spending import Spending, SpendingCap
 from bench.errors import BenchError
-from bench.model.endpoint import ChatEndpoint, EndpointRefused, Reply
+from bench.model.connection import EndpointRefused, EndpointStopped
+from bench.model.endpoint import ChatEndpoint, Reply
+from bench.model.hosted import HostedTuning, Row
+from bench.model.hosted_jobs import HOSTED, HostedJob
 from bench.model.language_model import Generation, LanguageModel, Message
-from bench.model.source import ModelSource
+from bench.model.source import Endpoint, ModelSource
 from bench.result.schema import Tokens
 
 TOKENS_PER_WORD = 1.3
@@ -29,13 +33,6 @@ FAILURES_IN_A_ROW = 10
 TIMEOUT_SECONDS = 300.0
 """Of one request: a small server answers several of them one after the other."""
 _NO_LIMIT = 1 << 40
-
-
-class EndpointStopped(Exception):
-    """Not all requests were answered; the answers that came are kept.
-
-    Not a `BenchError`: to a search that is a bad point among others, and it would go on without what the point might have scored.
-    """
 
 
 class NotHere(BenchError):
@@ -57,16 +54,25 @@ class ServedModel(LanguageModel):
         self.source, self.device = source, torch.device("cpu")
         self.window = _NO_LIMIT
         self.virtual_tokens = 0
-        spending = None
-        if at.max_usd is not None and at.price is not None and at.run is not None:
-            spending = Spending(at.run / "endpoint_usd.txt", at.price, at.max_usd)
-        self.chat = ChatEndpoint(
-            at.url, at.model, api_key_env=at.api_key_env, timeout_seconds=TIMEOUT_SECONDS, options={"seed": 0, "logprobs": True},
-            spending=spending,
-        )  # fmt: skip
+        self.chat = _chat(at, at.model, _spending(at, at.price))
         self.concurrency = at.concurrency
+        self.tuned: HostedJob | None = None
+        """The provider's job whose model is asked in the base's place."""
+        self._all_trained_tokens: int | None = None
         self._answers, self._lock = answers, threading.Lock()
         self._known = _read(answers) if answers else {}
+
+    def tune(self, rows: Sequence[Row], hyperparameters: Mapping[str, Any], seed: int, report: Callable[[str], None]) -> HostedJob:
+        """Have the provider tune the model on the rows, and ask the tuned model from now on. Raises as `HostedTuning.tune`."""
+        assert self.source.endpoint is not None
+        assert self._answers is not None, "a tuning needs a run's folder to be noted in"
+        at, base = self.source.endpoint, self.chat
+        tuning = HostedTuning(base.connection, at.model, self._answers.with_name(HOSTED), _spending(at, at.price))
+        job = tuning.tune(rows, hyperparameters, seed, report)
+        assert job.fine_tuned_model is not None
+        self.chat = _chat(at, job.fine_tuned_model, _spending(at, at.price.of_tuned() if at.max_usd is not None and at.price else None))
+        self.tuned, self._all_trained_tokens = job, tuning.file.trained_tokens
+        return job
 
     @property
     def decoding(self) -> dict[str, Any]:
@@ -76,10 +82,17 @@ class ServedModel(LanguageModel):
     @property
     def about(self) -> dict[str, Any]:
         """What a record says of the model, and of all requests of the cell: also those of a search, and of a run that was stopped."""
-        return {
-            "url": self.chat.url, "model": self.chat.model, "weights": "not known", "n_requests": len(self._known),
+        assert self.source.endpoint is not None
+        found = {
+            "url": self.chat.url, "model": self.source.endpoint.model, "weights": "not known", "n_requests": len(self._known),
             "n_tokens_estimated": sum(reply.tokens is None for reply in self._known.values()),
         }  # fmt: skip
+        if job := self.tuned:
+            found["tuning"] = {
+                "model": job.fine_tuned_model, "job": job.job_id, "trained_tokens": job.trained_tokens, "seconds": job.seconds,
+                "hyperparameters": job.hyperparameters, "trained_tokens_of_all_jobs": self._all_trained_tokens,
+            }  # fmt: skip
+        return found
 
     @property
     def request_seconds(self) -> dict[str, float]:
@@ -134,7 +147,9 @@ class ServedModel(LanguageModel):
             raise EndpointStopped(f"{worst} ({answered} of {asked} requests answered; a second run asks for the others only)")
 
     def _ask(self, prompt: bytes, max_new_tokens: int) -> Reply:
-        key = hashlib.sha256(f"{self.source.fingerprint} {max_new_tokens} ".encode() + prompt).hexdigest()
+        # Of a tuned model also which one: neither the base nor another tuning of it ever answers in its place.
+        asked = f"{self.source.fingerprint} {json.dumps([self.tuned.job_id, self.chat.model])}" if self.tuned else self.source.fingerprint
+        key = hashlib.sha256(f"{asked} {max_new_tokens} ".encode() + prompt).hexdigest()
         if key in self._known:
             return self._known[key]
         reply = self.chat.ask(json.loads(prompt), max_new_tokens)
@@ -156,6 +171,19 @@ class ServedModel(LanguageModel):
         """Remove the file of answers: the items have them."""
         if self._answers:
             self._answers.unlink(missing_ok=True)
+
+
+def _spending(at: Endpoint, price: TokenPrice | None) -> Spending | None:
+    """What requests at this price are charged to; None where nothing is capped."""
+    if at.max_usd is None or price is None or at.run is None:
+        return None
+    return Spending(at.run / "endpoint_usd.txt", price, at.max_usd)
+
+
+def _chat(at: Endpoint, model: str, spending: Spending | None) -> ChatEndpoint:
+    return ChatEndpoint(
+        at.url, model, api_key_env=at.api_key_env, timeout_seconds=TIMEOUT_SECONDS, options={"seed": 0, "logprobs": True}, spending=spending
+    )
 
 
 def estimated_tokens(messages: Sequence[Message]) -> int:

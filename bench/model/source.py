@@ -5,12 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from bench.errors import BenchError
+from bench.model.adapter_folder import adapter_hash, base_of, is_adapter
+from bench.model.files import (
+    HUB_FILES,
+    TOKENIZER_FILES,
+    ModelFiles,
+    brings_code,
+    check_gguf,
+    file_hash,
+    gguf_in,
+    has_chat_template,
+    has_tokenizer,
+    kind_of,
+    read_config,
+    read_json,
+    tokenizer_hash,
+    weights_hash,
+)  # fmt: skip
+from bench.model.files import ModelKind as ModelKind
+from bench.model.hub import HUB_ID, commit_of, download, hub_name_of, split_revision
 from bench.result.text import visible
 from bench.strategy.embedder import DEFAULT_EMBEDDER, packaged_default
 
@@ -22,29 +42,10 @@ EMBEDDED_FOLDER = Path(__file__).parents[1] / "world" / "base_model"
 
 DEFAULT_KEY = "OPENAI_API_KEY"
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantize = Literal["none", "nf4", "int8"]
+
 _SERVED = re.compile(r"(.+?)@(https?://.*)", re.DOTALL)
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
-_TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "tokenizer.model", "spiece.model",
-    "sentencepiece.bpe.model", "vocab.txt", "vocab.json", "merges.txt",
-)  # fmt: skip
-# Written by the saving library, not part of what the model computes.
-_VOLATILE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
-
-ModelKind = Literal["causal", "seq2seq", "encoder", "endpoint"]
-
-_SEQ2SEQ_TYPES = frozenset({
-    "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "encoder-decoder", "fsmt", "led", "longt5", "m2m_100", "marian",
-    "mbart", "mt5", "mvp", "nllb-moe", "pegasus", "pegasus_x", "plbart", "prophetnet", "switch_transformers", "t5", "t5gemma",
-    "umt5",
-})  # fmt: skip
-_ENCODER_TYPES = frozenset({
-    "albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta", "deberta-v2", "distilbert", "electra",
-    "ernie", "eurobert", "flaubert", "funnel", "gte", "longformer", "luke", "megatron-bert", "mobilebert", "modernbert", "mpnet",
-    "nomic_bert", "nystromformer", "rembert", "roberta", "roberta-prelayernorm", "roformer", "squeezebert", "xlm-roberta",
-    "xlm-roberta-xl", "xmod",
-})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,16 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """What a model's weights are kept in. Anything but the defaults rounds them otherwise, and so makes another model of the same files."""
+
+    dtype: Dtype = "auto"
+    """``auto``: float32 on a CPU, bfloat16 on a GPU."""
+    quantize: Quantize = "none"
+    """Linear layers in 4 (NF4; Dettmers et al. 2023) or 8 bits (LLM.int8(); Dettmers et al. 2022), by bitsandbytes."""
+
+
+@dataclass(frozen=True)
 class ModelSource:
     """A model on disk: `name` as the user gave it, its folder, and SHA-256 of its weights and of its tokenizer.
 
@@ -76,24 +87,97 @@ class ModelSource:
     name: str
     folder: Path
     fingerprint: str
+    """Of adapters and of how it is loaded, too, where that is not as by default."""
     tokenizer_fingerprint: str
     kind: ModelKind = "causal"
     """What it can do: continue a text, write a text from another, feed a classifier, or answer from afar."""
     endpoint: Endpoint | None = None
     """Of a served model."""
+    files: ModelFiles | None = None
+    """None of a served model."""
+    loading: Loading = Loading()
+    quantized: str = "none"
+    """What its linear layers are kept in where their weights cannot move: by `loading`, or as its files have it."""
+
+    @property
+    def tokenizer_arguments(self) -> dict[str, Any]:
+        """What transformers' ``from_pretrained`` is told of where the tokenizer is."""
+        folder = self.files.tokenizer if self.files else self.folder
+        gguf = {"gguf_file": self.files.gguf} if self.files and self.files.tokenizer_in_gguf else {}
+        return {"pretrained_model_name_or_path": folder, **gguf}
+
+    def not_in_bits(self, quantize: str) -> str | None:
+        """Why a strategy that keeps the base in so many bits (``tuning.quantize``) cannot have it so, or None where it can."""
+        if quantize in ("none", self.quantized):
+            return None
+        if self.quantized != "none":
+            return f"the base is loaded in {self.quantized}, and cannot be in {quantize} too"
+        if self.files and (self.files.adapters or self.files.gguf):
+            what = "has an adapter merged into it" if self.files.adapters else "is read from a GGUF file"
+            return f"the base {what}, and is loaded in full"
+        return None
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of how this model is asked and loaded, a sentence each."""
+        found = []
+        if self.kind == "causal" and self.files and not has_chat_template(self.files):
+            found.append(
+                "its tokenizer has no chat template, so prompts are plain turns: the message, a line with Answer:, the answer; an answer "
+                "ends with its line"
+            )
+        if self.files and self.files.gguf:
+            found.append("is read from a GGUF file into full precision: memory and times are not those of the file's own types")
+        return [f"model {self.name}: {line}" for line in found]
 
 
-def locate(name: str) -> ModelSource:
+def locate(name: str, loading: Loading = Loading()) -> ModelSource:
     """Find a model: ``embedded``, ``all-MiniLM-L6-v2`` (in the package of the default embedder), a folder in Hugging Face
-    format, a hub id (downloaded, or from the local cache), or a served one as ``NAME@URL`` (which is not asked).
+    format, a peft adapter's folder, a GGUF file, a hub id (downloaded, or from the local cache; ``owner/name@REVISION`` for another
+    branch, tag or commit than the main one), or a served one as ``NAME@URL`` (which is not asked).
 
-    Raises `BenchError` where the folder is no model, holds no safetensors weights, the hub has no such id, or the URL is none.
+    Raises `BenchError` where the folder is no model, holds no safetensors weights, the hub has no such id, or the URL is none; and
+    where it cannot be loaded as `loading` asks for.
     """
     if served := _SERVED.fullmatch(name):
+        _check_loading(name, loading, {"is served elsewhere": loading != Loading()})
         return _served(served[1], served[2])
-    folder = _folder(name, _HUB_FILES)
-    config = _config(name, folder)
-    return ModelSource(name, folder, _weights_hash(name, folder, config), _tokenizer_hash(folder), _kind(config))
+    files = _find(name, HUB_FILES)
+    config = {} if files.gguf else read_config(name, files)
+    kind = "causal" if files.gguf else kind_of(config)
+    stored = str((config.get("quantization_config") or {}).get("quant_method", "none"))
+    bits = loading.quantize != "none"
+    reasons = {
+        "is an encoder, which is loaded in full": bits and kind == "encoder",
+        "is a GGUF file, which is read into full precision": bits and files.gguf is not None,
+        "is an adapter, and merged into weights of few bits it would be rounded with them": bits and bool(files.adapters),
+        f"is already quantized ({stored})": bits and stored != "none",
+    }
+    _check_loading(name, loading, reasons)
+    if files.adapters and kind == "encoder":
+        raise BenchError(f"model {name}: is an adapter to an encoder, whose head has labels of its own; expected one to a text model")
+    if files.adapters and stored != "none":
+        raise BenchError(f"model {name}: is an adapter to a base that is quantized ({stored}); expected a base in full to merge it into")
+    return ModelSource(
+        name, files.folder, _fingerprint(name, files, config, loading), tokenizer_hash(files), kind, None, files, loading,
+        loading.quantize if bits else stored,
+    )  # fmt: skip
+
+
+def _check_loading(name: str, loading: Loading, reasons: dict[str, bool]) -> None:
+    bits = loading.quantize != "none"
+    asked = f"quantize {loading.quantize}, expected none" if bits else f"dtype {loading.dtype}, expected auto"
+    if reason := next((text for text, holds in reasons.items() if holds), None):
+        raise BenchError(f"model {name}: {reason}; found {asked}")
+
+
+def _fingerprint(name: str, files: ModelFiles, config: dict[str, Any], loading: Loading) -> str:
+    found = file_hash(files.folder / files.gguf).hex() if files.gguf else weights_hash(name, files.folder, config)
+    if files.adapters:
+        found = hashlib.sha256(found.encode() + b"".join(map(adapter_hash, files.adapters))).hexdigest()
+    if loading != Loading():
+        found = hashlib.sha256(json.dumps([found, loading.dtype, loading.quantize]).encode()).hexdigest()
+    return found
 
 
 def served_name(model: str, url: str) -> str:
@@ -123,94 +207,87 @@ def _served(model: str, url: str) -> ModelSource:
     return ModelSource(served_name(model, url), Path(), f"unknown-{known}", f"unknown-{known}", "endpoint", Endpoint(url, model))
 
 
-def _folder(name: str, files: list[str]) -> Path:
-    """The folder of a model; of a hub id one that holds these files of it."""
+def revised_name(model: str, revision: str) -> str:
+    """What `locate` and a suite file call a hub id at a revision. Raises `BenchError` for a model that has no revisions."""
+    hub_id, own = split_revision(model)
+    if _SERVED.fullmatch(model) or hub_id in (EMBEDDED, DEFAULT_EMBEDDER) or Path(model).exists() or not HUB_ID.fullmatch(hub_id):
+        raise BenchError(f"--revision: found it with --model {visible(model)}; expected a hub id, of the form owner/name")
+    if own is not None:
+        raise BenchError(f"--revision: found {visible(revision)} beside --model {model}, which names one; expected one of them")
+    return f"{hub_id}@{revision}"
+
+
+def _find(name: str, wanted: Sequence[str], above: tuple[Path, ...] = ()) -> ModelFiles:
+    """The files of a model; of a hub id those that match the patterns `wanted`. `above`: adapters that it is the base of."""
     if name == EMBEDDED:
-        return EMBEDDED_FOLDER
+        return ModelFiles(EMBEDDED_FOLDER, tokenizer=EMBEDDED_FOLDER)
     if name == DEFAULT_EMBEDDER:
-        return packaged_default()
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).exists():
-        raise BenchError(f"model {name}: is a file; expected a folder in Hugging Face format or a hub id")
-    if _HUB_ID.fullmatch(name) and not name.startswith("."):
-        return _download(name, files)
+        return ModelFiles(packaged_default(), tokenizer=packaged_default())
+    path = Path(name)
+    if path.is_dir():
+        return _in_folder(name, path, wanted, above)
+    if path.suffix == ".gguf" and path.is_file():
+        check_gguf(name, path)
+        return ModelFiles(path.parent, gguf=path.name, tokenizer=path.parent)
+    if path.exists():
+        raise BenchError(f"model {name}: is a file; expected a folder in Hugging Face format, a .gguf file or a hub id")
+    hub_id, revision = split_revision(name)
+    if revision is not None and (hub_id in (EMBEDDED, DEFAULT_EMBEDDER) or Path(hub_id).exists()):
+        raise BenchError(f"model {name}: {hub_id} has no revisions; expected a hub id before the @, of the form owner/name")
+    if HUB_ID.fullmatch(hub_id) and not name.startswith("."):
+        folder = download(hub_id, revision, wanted)
+        if brings_code(folder):
+            folder = download(hub_id, revision, [*wanted, "*.py"])
+        return _in_folder(name, folder, wanted, above)
     raise BenchError(f"model {name}: no such folder, and no hub id of the form owner/name")
+
+
+def _in_folder(name: str, folder: Path, wanted: Sequence[str], above: tuple[Path, ...]) -> ModelFiles:
+    if is_adapter(name, folder):
+        return _adapted(name, folder, wanted, above)
+    gguf = gguf_in(name, folder)
+    if gguf:
+        check_gguf(name, folder / gguf)
+    return ModelFiles(folder, gguf, revision=commit_of(folder), tokenizer=folder)
+
+
+def _adapted(name: str, folder: Path, wanted: Sequence[str], above: tuple[Path, ...]) -> ModelFiles:
+    """The base of an adapter with the adapter on top."""
+    if folder.resolve() in above:
+        raise BenchError(f"model {name}: is an adapter whose base is that adapter itself; expected a base that is a model")
+    written, revision = base_of(name, folder)
+    base = _present(written, revision)
+    try:
+        files = _find(base, wanted, (*above, folder.resolve()))
+    except BenchError as error:
+        raise BenchError(f"model {name}: its base, as its adapter_config.json names it, cannot be found: {error}") from error
+    tokenizer = folder if has_tokenizer(folder) else files.tokenizer
+    return ModelFiles(files.folder, files.gguf, (*files.adapters, folder), commit_of(folder) or files.revision, tokenizer)
+
+
+def _present(base: str, revision: str | None) -> str:
+    """What a base is called here: a path that is no longer there may be one into another installation or another hub cache."""
+    if Path(base).exists():
+        return base
+    if Path(base).parts[-3:] == EMBEDDED_FOLDER.parts[-3:]:
+        return EMBEDDED
+    if moved := hub_name_of(base):
+        return moved
+    return f"{base}@{revision}" if revision else base
 
 
 def config_of(name: str) -> tuple[dict[str, Any], ModelKind]:
     """A model's configuration and kind, by a name as `locate` takes it or a ``config.json``; of a hub id nothing else is downloaded.
 
-    Raises `BenchError` where there is none.
+    Of an adapter those of its base. Raises `BenchError` where there is none.
     """
-    config = _read_config(Path(name)) if Path(name).is_file() else _config(name, _folder(name, ["config.json"]))
-    return config, _kind(config)
+    if Path(name).is_file() and Path(name).suffix != ".gguf":
+        config = read_json(Path(name))
+    else:
+        config = read_config(name, _find(name, ["config.json", "adapter_config.json", "adapter_model.safetensors"]))
+    return config, kind_of(config)
 
 
-def _download(name: str, files: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=files))
-    except RepositoryNotFoundError as error:
-        raise BenchError(f"model {name}: no such folder, and the hub has no model of this id") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BenchError(f"model {name}: no such folder, and it could not be fetched from the hub ({reason})") from error
-
-
-def _config(name: str, folder: Path) -> dict[str, Any]:
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise BenchError(f"model {name}: {config_file} is missing; expected a folder in Hugging Face format")
-    return _read_config(config_file)
-
-
-def _read_config(config_file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(config_file.read_text())
-    except json.JSONDecodeError as error:
-        raise BenchError(f"{config_file}:{error.lineno}: is no valid JSON ({error.msg})") from error
-    if not isinstance(config, dict):
-        raise BenchError(f"{config_file}: found a {type(config).__name__}; expected a mapping")
-    return config
-
-
-def _kind(config: dict[str, Any]) -> ModelKind:
-    """What a model can do, by its configuration; one that says nothing clear is taken for a causal language model."""
-    architectures = config.get("architectures") or []
-    model_type = config.get("model_type")
-    if config.get("is_encoder_decoder"):
-        return "seq2seq"
-    # Decoders made of BERT or BART, too; but T5 and XLM once were called WithLMHeadModel.
-    if any(a.endswith(("ForCausalLM", "LMHeadModel")) and not a.endswith("WithLMHeadModel") for a in architectures):
-        return "causal"
-    if model_type in _SEQ2SEQ_TYPES:
-        return "seq2seq"
-    # The ending "ForConditionalGeneration" alone tells nothing: decoders that also see images have it.
-    if model_type in _ENCODER_TYPES or any(a.endswith("ForMaskedLM") for a in architectures):
-        return "encoder"
-    return "causal"
-
-
-def _weights_hash(name: str, folder: Path, config: dict[str, Any]) -> str:
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        others = [p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)]
-        found = f"found {', '.join(others)}" if others else "found no weights"
-        raise BenchError(f"model {name}: {found} in {folder}; expected *.safetensors (pickled weights are not loaded)")
-    digest = hashlib.sha256(json.dumps({k: v for k, v in config.items() if k not in _VOLATILE_CONFIG}, sort_keys=True).encode())
-    for file in weights:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _tokenizer_hash(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for name in _TOKENIZER_FILES:
-        file = folder / name
-        if file.is_file():
-            digest.update(name.encode() + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+def tokenizer_files(name: str) -> ModelFiles:
+    """Where the tokenizer of a model is, by a name as `locate` takes it; of a hub id nothing else is downloaded."""
+    return _find(name, ["config.json", "adapter_config.json", "adapter_model.safetensors", *TOKENIZER_FILES])

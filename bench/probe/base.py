@@ -184,7 +184,8 @@ def run_probe(name: str, context: Context) -> tuple[ProbeResult, dict[str, Mappi
     settings = context.cell.probes[name]
     probe = make(name, settings)
     head = {"version": probe.version, "settings": settings}
-    if reason := probe.not_applicable(context.cell):
+    again = "it trains the strategy again, which the provider would have to be paid for"
+    if reason := (again if probe.trains and context.cell.strategy.tuning.method == "hosted" else probe.not_applicable(context.cell)):
         return ProbeResult(reason=reason, **head), {}
     context.report(f"probe {name}")
     findings, details = probe.run(context)

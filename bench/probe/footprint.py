@@ -24,6 +24,7 @@ REPEATS = 3
 ABSTAINED, NO_TEXT = "it abstained", "the answer has no text"
 READS_NOTHING = "0 by construction: the strategy hands the model no passages"
 NO_MODEL = "the strategy asks no model: there is nothing to load"
+NO_WEIGHTS = "the tuned weights are the provider's, and nobody else can load them"
 
 
 class Footprint(Probe):
@@ -73,8 +74,9 @@ class Footprint(Probe):
         details["components"] = parts
         findings["n_components"] = count(len(parts))
         details["delete_one_fact"] = deletion(cell.strategy)
-        if fitted is None:
-            details["left_out"] |= dict.fromkeys(("switch_seconds", "switch_bytes", "portable_bytes_share"), NO_MODEL)
+        if fitted is None or cell.strategy.tuning.method == "hosted":
+            reason = NO_MODEL if fitted is None else NO_WEIGHTS
+            details["left_out"] |= dict.fromkeys(("switch_seconds", "switch_bytes", "portable_bytes_share"), reason)
             return findings, details
         sizes = size_of_parts(fitted)
         total = sum(sizes.values())
@@ -170,7 +172,7 @@ def components(fitted: Fitted | None) -> list[str]:
         "reranker": retriever.choice.rerank,
     }
     names = [name for name, there in present.items() if there]
-    return ["tuned model" if name == "base model" and method in ("full", "last_layers") else name for name in names]
+    return ["tuned model" if name == "base model" and method in ("full", "last_layers", "hosted") else name for name in names]
 
 
 # ---------------------------------------------------------------------------------------------- flexibility

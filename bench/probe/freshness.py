@@ -185,7 +185,7 @@ def _costs(meter: Meter) -> tuple[dict[str, Finding], float]:
     costs = {"update_seconds": sum(p.wall_seconds for p in phases), "update_cpu_seconds": sum(p.cpu_seconds for p in phases)}
     if len(joules) == len(phases):
         costs["update_joules"] = sum(joules)
-    return {name: Finding(MetricValue(value=value, n_scored=1)) for name, value in costs.items()}, sum(p.flops for p in phases)
+    return {name: Finding(MetricValue(value=value, n_scored=1)) for name, value in costs.items()}, sum(p.flops or 0.0 for p in phases)
 
 
 PROBE = Freshness

@@ -62,10 +62,10 @@ def cost_gates(old: Arm, new: Arm, ties: Ties, gates: Gates) -> list[Gate]:
     """The counts of an arm, their mean over its seeds; ``ties``: of the two arms, which are of the same seeds."""
     found: list[Gate] = []
     of: dict[str, Callable[[Record], float | None]] = {
-        "prompt_tokens": lambda r: r.tokens.prompt / r.n_items if r.n_items else None,
-        "completion_tokens": lambda r: r.tokens.completion / r.n_items if r.n_items else None,
-        "setup_flops": lambda r: sum(phase.flops for name, phase in r.phases.items() if name in SETUP),
-        "answer_flops": lambda r: r.phases["answer"].flops / r.n_items if "answer" in r.phases and r.n_items else None,
+        "prompt_tokens": lambda r: _per_item(r, r.tokens.prompt),
+        "completion_tokens": lambda r: _per_item(r, r.tokens.completion),
+        "setup_flops": _setup_flops,
+        "answer_flops": lambda r: _per_item(r, r.phases["answer"].flops) if "answer" in r.phases else None,
         "trainable_params": lambda r: r.params.trainable if r.params else None,
         "artifact_bytes": lambda r: r.artifact_bytes,
     }
@@ -139,6 +139,16 @@ def _grown(
     if change > limit + ROUNDING:
         return _with(gate, "regression", f"more than the {limit:.1%} that are allowed" if limit else "more than before", change)
     return _with(gate, "pass", "the same" if abs(change) <= ROUNDING else "less" if change < 0 else "no more than is allowed", change)
+
+
+def _setup_flops(record: Record) -> float | None:
+    """None where one of the phases has none: the model is served."""
+    found = [phase.flops for name, phase in record.phases.items() if name in SETUP]
+    return None if None in found else sum(f for f in found if f is not None)
+
+
+def _per_item(record: Record, value: float | None) -> float | None:
+    return value / record.n_items if value is not None and record.n_items else None
 
 
 def _peak(record: Record, measure: str) -> float | None:

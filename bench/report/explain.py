@@ -127,7 +127,8 @@ def _risks(candidate: Candidate) -> list[str]:
             none = f" ({NOT_APART} from none)" if unit == "points" and holds(measure, 0.0) else ""
             found.append(says.format(with_interval(measure, unit)) + none)
     if tuned_by(candidate.choices) != "none" and not any(name.startswith("forgetting.") for name in candidate.measures):
-        found.append("what training made it forget was not measured (bench run --probe forgetting)")
+        how = "the weights are the provider's" if candidate.hosted else "bench run --probe forgetting"
+        found.append(f"what training made it forget was not measured ({how})")
     return found or ["none was measured (bench run --probe NAME)"]
 
 

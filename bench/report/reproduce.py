@@ -38,10 +38,11 @@ def command_of(folder: RunFolder, header: Run) -> str:
 def _options(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str] | None:
     """The options that turn one suite into another; None where none do."""
     lists = {"tasks": "--task", "strategies": "--strategy"}
-    values = {"model": "--model", "limit": "--limit", "data": "--data", "continue_from": "--continue-from"}
+    values = {key: f"--{key.replace('_', '-')}" for key in ("model", "dtype", "quantize", "limit", "data", "continue_from")}
     flags = {"multitask": "--multitask", "trust_remote_code": "--trust-remote-code"}
     sizes = {"train_examples": "--train-examples", "trials": "--trials"}
     words: list[str] = []
+    wanted = {key: base[key] for key in ("dtype", "quantize")} | dict(wanted)  # runs of earlier versions do not have them
 
     def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
         return ((key, b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "failed", "skipped"]
 Outcome = Literal["correct", "incorrect", "abstained"]
@@ -48,8 +48,8 @@ class Phase(_Model):
     """User and system time of this process, all threads."""
     device_seconds: float | None = None
     """Span of this phase on the GPU's stream, gaps included in which it waited for the host; None without a GPU."""
-    flops: float
-    """Floating-point operations by the model's formula (bench.cost.flops)."""
+    flops: float | None
+    """Floating-point operations by the model's formula (bench.cost.flops); None where the model is served and its size not known."""
     peak_rss_bytes: int | None = None
     peak_gpu_allocated_bytes: int | None = None
     peak_gpu_reserved_bytes: int | None = None
@@ -142,7 +142,8 @@ class Trial(_Model):
     wall_seconds: float
     """Its part of the phases prepare, tune and validate; loading the model and indexing are left out."""
     cpu_seconds: float
-    flops: float = 0.0
+    flops: float | None = 0.0
+    """As `Phase.flops`."""
     epochs: float | None = None
     error: str | None = None
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.errors import BenchError
 from bench.metric.registry import higher_is_better
 from bench.result.arms import Arm, groups_of, load_arms
 from bench.result.columns import COLUMNS, SECONDARY, Row, as_frame, plain_row
@@ -225,17 +226,27 @@ def _setup(record: Record) -> list[Phase]:
 
 
 def _priced_columns(arm: Arm, prices: Prices) -> dict[str, Any]:
-    from bench.cost.prices import device_of, phase_usd
+    from bench.cost.prices import device_of, phase_usd, provider_training_usd, tuned_by_provider
 
     of = {record.seed: prices.device(device_of(record)) for record in arm.ok}
     answers = [record for record in arm.ok if record.n_items > 0 and "answer" in record.phases]
     requests = _mean(1000 * phase_usd(record.phases["answer"], of[record.seed]) / record.n_items for record in answers)
     correct = _share_correct(arm)
+    setup = _mean(sum(phase_usd(phase, of[record.seed]) for phase in _setup(record)) for record in _searched(arm.ok))
+    paid = list(map(str, of.values()))
+    if setup is not None and tuned_by_provider(arm.ok[0]):
+        try:
+            price = prices.model(arm.ok[0].config["endpoint"]["model"])
+            jobs = _mean(provider_training_usd(record, price, all_jobs=True) for record in _searched(arm.ok))
+        except BenchError as error:
+            setup, paid = None, [*paid, f"set-up unknown: {error}"]
+        else:
+            setup, paid = setup + (jobs or 0.0), [*paid, str(price)]
     return {
-        "setup_usd": _mean(sum(phase_usd(phase, of[record.seed]) for phase in _setup(record)) for record in _searched(arm.ok)),
+        "setup_usd": setup,
         "usd_per_1000_requests": requests,
         "usd_per_1000_correct": requests / correct if requests is not None and correct else None,
-        "price": "; ".join(dict.fromkeys(map(str, of.values()))) or None,
+        "price": "; ".join(dict.fromkeys(paid)) or None,
     }
 
 

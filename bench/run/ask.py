@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from bench.cost.meter import Meter
 from bench.errors import BenchError
@@ -14,7 +15,7 @@ from bench.model.language_model import Generation, LanguageModel
 from bench.strategy.embedder import Embedder
 from bench.strategy.embedding_cache import CachedEmbedder
 from bench.strategy.nearest import NearestExamples
-from bench.strategy.prompt import Parsed, Prompt, build_prompts, draw_shots, parse
+from bench.strategy.prompt import Parsed, Prompt, answer_text, build_prompts, draw_shots, parse
 from bench.strategy.retrieval import Found, Retriever
 from bench.strategy.spec import Strategy
 from bench.strategy.store import Store
@@ -97,6 +98,30 @@ class Asker:
     def asked(self, examples: Sequence[Example]) -> list[Request]:
         """The requests with what retrieval finds, as in a test."""
         return self.requests(examples, self.retriever.find(examples))
+
+    @property
+    def train(self) -> list[Example]:
+        """The examples to train on: a shot that all prompts show would stand in its own prompt, answer and all."""
+        shown = {s.id for s in self.shots}
+        return [e for e in self.task.train if e.id not in shown]
+
+    def training_requests(self, train: Sequence[Example], seed: int) -> list[Request]:
+        """What the model is asked for each example in training: with passages only where the strategy trains with them."""
+        choice = self.strategy.tuning
+        return self.requests(train, self.retriever.find_for_training(train, choice.gold_share, seed) if choice.with_passages else None)
+
+    def training_rows(self, seed: int) -> list[dict[str, Any]]:
+        """The training examples as conversations with their answers, as a provider's fine-tuning reads them.
+
+        Only the last answer is to be learned; those of shots are marked with weight 0.
+        """
+        train = self.train
+        rows = []
+        for example, request in zip(train, self.training_requests(train, seed), strict=True):
+            asked: list[dict[str, Any]] = [{**m, "weight": 0} if m["role"] == "assistant" else {**m} for m in request.prompt.messages]
+            read = request.found.document_ids if request.found else ()
+            rows.append({"messages": [*asked, {"role": "assistant", "content": answer_text(self.strategy.prompt, example, read)}]})
+        return rows
 
     def parsed(self, text: str) -> Parsed:
         return parse(self.strategy.prompt, text, self.task.config.layout)

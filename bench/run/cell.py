@@ -114,6 +114,7 @@ def run_cell(cell: Cell, folder: RunFolder, stores: Path, report: Report) -> Rec
                 # Another number of threads, or other instructions, round sums differently.
                 "environment": environment()
                 | {"threads": torch.get_num_threads(), "cpu_capability": torch.backends.cpu.get_cpu_capability()}
+                | {"device": device}
                 | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
                 | ({"request_seconds": served.request_seconds} if served else {}),
             }
@@ -137,8 +138,8 @@ def _asked(fitted: Fitted) -> dict[str, Any]:
 
 
 def _of_client(phases: dict[PhaseName, Phase]) -> dict[PhaseName, Phase]:
-    """Phases of a cell whose model is elsewhere: memory and energy of this process are not what its answers take."""
-    unknown = dict.fromkeys(("peak_rss_bytes", "energy_joules", "energy_source"))
+    """Phases of a cell whose model is elsewhere: memory, energy and operations of this process are not what its answers take."""
+    unknown = dict.fromkeys(("flops", "peak_rss_bytes", "energy_joules", "energy_source"))
     return {name: phase.model_copy(update=unknown) for name, phase in phases.items()}
 
 
@@ -236,14 +237,19 @@ def _base_record(cell: Cell, prepared: _Prepared) -> Record:
         "strategy": (fitted.strategy if fitted else cell.strategy).model_dump(mode="json", exclude={"description"}),
         "max_new_tokens": cell.task.config.max_new_tokens,
     }
+    if cell.model.files and cell.model.files.revision:
+        config["model_revision"] = cell.model.files.revision
     update: dict[str, Any] = {"trials": prepared.trials, "training": prepared.steps.reading}
     if fitted:
         config["decoding"] = fitted.model.decoding
         config["trained_with"] = [t.name for t in cell.trained_with]
         update["artifact_bytes"] = fitted.artifact_bytes
-        if not fitted.served:
+        if fitted.served:
+            update["trials"] = [trial.model_copy(update={"flops": None}) for trial in prepared.trials]
+        else:
             total, trainable = fitted.parameters
             config["dtype"] = str(next(fitted.model.network.parameters()).dtype).removeprefix("torch.")
+            config["quantize"] = fitted.model.quantized
             config["window"] = fitted.model.window
             update["params"] = Parameters(total=total, trainable=trainable)
         if fitted.tuned:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from bench.cost.meter import Meter
 from bench.errors import BenchError
 from bench.model.load import load_model
-from bench.model.source import locate
+from bench.model.source import Loading, locate
 from bench.result.schema import Record
 from bench.result.store import RunFolder
 from bench.run.ask import Asker
@@ -45,6 +45,7 @@ class Export(BaseModel):
     base_model: str
     """As it was named in the run; not needed where ``model/`` holds whole weights."""
     base_fingerprint: str
+    loading: Loading = Loading()
     task_name: str
     task: TaskConfig
     instruction: str
@@ -68,6 +69,8 @@ def export_cell(run: Path, cell: str, output: Path, merged: bool, report: Report
     record = folder.read_cell(cell)
     if record.status != "ok":
         raise BenchError(f"{cell}: is {record.status} ({record.error}); expected a cell that is ok")
+    if "endpoint" in record.config:
+        raise BenchError(f"{cell}: its model is behind an endpoint, with weights that are the provider's; expected one that is loaded here")
     fitted = _refit(folder, record, report)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
@@ -82,7 +85,7 @@ def export_cell(run: Path, cell: str, output: Path, merged: bool, report: Report
 def _refit(folder: RunFolder, record: Record, report: Report) -> Fitted:
     suite = Suite.model_validate(folder.read_run().suite)
     place = (record.task, record.strategy, record.seed)
-    cells = [c for c in expand(suite, locate(record.model)) if (c.task.name, c.strategy_name, c.seed) == place]
+    cells = [c for c in expand(suite, locate(record.model, suite.loading)) if (c.task.name, c.strategy_name, c.seed) == place]
     if not cells or cells[0].cell_id != record.cell_id:
         now = cells[0].fingerprints.model_dump() if cells else {}
         then = record.fingerprints.model_dump() if record.fingerprints else {}
@@ -113,8 +116,8 @@ def _write(fitted: Fitted, record: Record, folder: Path, merged: bool) -> None:
             raise BenchError(f"--merged: {reason}")
         whole = True
     spec = Export(
-        cell_id=cell.cell_id, base_model=cell.model.name, base_fingerprint=cell.model.fingerprint, task_name=task.name, task=task.config,
-        instruction=task.instruction, labels=list(task.labels), strategy=strategy, seed=cell.seed,
+        cell_id=cell.cell_id, base_model=cell.model.name, base_fingerprint=cell.model.fingerprint, loading=cell.model.loading,
+        task_name=task.name, task=task.config, instruction=task.instruction, labels=list(task.labels), strategy=strategy, seed=cell.seed,
         shots=[{"input": s.input, "target": s.targets[0], "rationale": s.rationale, "id": s.id} for s in shown],
     )  # fmt: skip
     (folder / "export.json").write_text(spec.model_dump_json(indent=2) + "\n")
@@ -183,7 +186,7 @@ class Exported:
         spec = Export.model_validate_json(file.read_text())
         self.strategy = spec.strategy
         whole = folder / "model"
-        source = locate(str(whole) if whole.exists() else spec.base_model)
+        source = locate(str(whole) if whole.exists() else spec.base_model, spec.loading)
         if not whole.exists() and source.fingerprint != spec.base_fingerprint:
             raise BenchError(f"{folder}: {spec.base_model} is not the base that it was made with (SHA-256 {spec.base_fingerprint})")
         tuning = self.strategy.tuning

@@ -15,6 +15,7 @@ from bench.cost.meter import Meter
 from bench.model.language_model import Generation, LanguageModel, Message
 from bench.model.load import load_model, take_preloaded
 from bench.model.served import ServedModel
+from bench.model.weights import kept_dtype
 from bench.result.store import RunFolder
 from bench.run.ask import Answered, Asker, Request, cell_embedder, shots_of
 from bench.strategy.adapters import artifact_bytes, load_adapter, parameter_counts, restore, wrap
@@ -27,6 +28,9 @@ from bench.suite import Cell
 from bench.task.schema import Example, Passage
 
 Report = Callable[[str], None]
+
+UNTRAINED = ("none", "features", "hosted")
+"""Methods that leave the weights that are here as they are."""
 
 
 @cache
@@ -73,6 +77,9 @@ class Fitted:
             return
         # By name, so that the cells of tasks that are trained together come to the same weights.
         askers = sorted([self.asker, *self.others], key=lambda a: a.task.name)
+        if choice.method == "hosted":
+            self._tune_at_provider(askers, choice, report)
+            return
         with self.meter.inside("prepare"):
             self.model.reset_head(seed)
             wrap(self.model, choice, seed, instruction(askers[0].task, self.strategy.prompt))
@@ -101,17 +108,23 @@ class Fitted:
         self.meter.add_flops(self.tuned.flops)
         self.meter.hold(self.tuned.held)
 
+    def _tune_at_provider(self, askers: Sequence[Asker], choice: TuningChoice, report: Report) -> None:
+        assert self.served is not None
+        with self.meter.inside("prepare"):
+            rows = [row for asker in askers for row in asker.training_rows(self.cell.seed)]
+        self.served.tune(rows, choice.hosted, self.cell.seed, lambda state: report(f"tune: {state}"))
+
     def _tune_by_preference(self, choice: TuningChoice, evaluate: Callable[[], float], on_step: Callable[[int, int], None]) -> Tuned:
         from bench.strategy.preference import preference_rows, tune_by_preference
 
-        asker, train, seed = self.asker, self._train(self.asker), self.cell.seed
+        asker, train, seed = self.asker, self.asker.train, self.cell.seed
         limit = answer_tokens(self.cell.task, self.strategy.prompt)
 
         def reward(indices: Sequence[int], texts: Sequence[str]) -> list[float]:
             return asker.reward([train[i] for i in indices], texts)
 
         with self.meter.inside("prepare"):
-            asked: list[Sequence[Message]] = [r.prompt.messages for r in self._training_requests(asker, train)]
+            asked: list[Sequence[Message]] = [r.prompt.messages for r in asker.training_requests(train, seed)]
             targets = [answer_text(self.strategy.prompt, e) for e in train]
             rows, flops = preference_rows(self.model, choice, asked, targets, reward, limit, seed)
             self.meter.add_flops(flops)
@@ -120,22 +133,12 @@ class Fitted:
     def _validation(self, asker: Asker) -> Sequence[Example]:
         return asker.task.validation[: self.cell.budget.validation_examples]
 
-    def _train(self, asker: Asker) -> list[Example]:
-        """The examples to train on: a shot that all prompts show would stand in its own prompt, answer and all."""
-        shown = {s.id for s in asker.shots}
-        return [e for e in asker.task.train if e.id not in shown]
-
-    def _training_requests(self, asker: Asker, train: Sequence[Example]) -> list[Request]:
-        choice = self.strategy.tuning
-        found = asker.retriever.find_for_training(train, choice.gold_share, self.cell.seed) if choice.with_passages else None
-        return asker.requests(train, found)
-
     def _pairs(self, askers: Sequence[Asker], choice: TuningChoice) -> tuple[list[Pair], list[float] | None]:
         """What to train on, and the weight of each where labels are balanced."""
         pairs: list[Pair] = []
         labels: list[str] = []
         for asker in askers:
-            train = self._train(asker)
+            train = asker.train
             pairs += self.training_pairs(asker, train, asker.task.corpus)
             labels += [f"{asker.task.name}/{e.targets[0]}" for e in train] if "examples" in choice.train_on else []
         return pairs, balanced_weights(labels) if choice.class_weights == "balanced" else None
@@ -145,7 +148,7 @@ class Fitted:
         strategy = self.strategy
         pairs: list[Pair] = []
         if "examples" in strategy.tuning.train_on:
-            for example, request in zip(train, self._training_requests(asker, train), strict=True):
+            for example, request in zip(train, asker.training_requests(train, self.cell.seed), strict=True):
                 read = request.found.document_ids if request.found else ()
                 pairs.append(self.model.training_ids(request.prompt.messages, answer_text(strategy.prompt, example, read)))
         if "documents" in strategy.tuning.train_on:
@@ -157,7 +160,7 @@ class Fitted:
     def _fit_head(self, choice: TuningChoice) -> None:
         asker = self.asker
         with self.meter.inside("prepare"):
-            train = self._train(asker)
+            train = asker.train
             prompts = [r.prompt.ids for r in asker.asked(train)]
         features = _features_of(self.cell.model.fingerprint)
         shape = shape_of(self.model.network)
@@ -179,7 +182,7 @@ class Fitted:
     @property
     def parameters(self) -> tuple[int, int]:
         """(all parameters, those that were trained)."""
-        total, trainable = parameter_counts(self.model, self.strategy.tuning.method not in ("none", "features"))
+        total, trainable = parameter_counts(self.model, self.strategy.tuning.method not in UNTRAINED)
         head = self.head.parameter_count if self.head else 0
         return total + head, trainable + head
 
@@ -188,7 +191,7 @@ class Fitted:
         """What has to be kept to serve the strategy beside the base: weights, head, index, examples."""
         shots = sum(len((s.input + s.targets[0]).encode()) for s in self.asker.shots)
         nearest = self.asker.nearest.size_bytes if self.asker.nearest else 0
-        trained = artifact_bytes(self.model) if self.strategy.tuning.method not in ("none", "features") else 0
+        trained = artifact_bytes(self.model) if self.strategy.tuning.method not in UNTRAINED else 0
         return self.asker.retriever.size_bytes + shots + nearest + trained + (self.head.size_bytes if self.head else 0)
 
     # ------------------------------------------------------------------------------------------ answers
@@ -282,10 +285,12 @@ def _load(cell: Cell, strategy: Strategy, meter: Meter) -> LanguageModel:
 
 
 def _set_precision(model: LanguageModel, choice: TuningChoice) -> None:
-    mixed = model.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    # Weights that move are in float32 whatever the others are kept in, and a product needs one type: on a CPU that keeps bfloat16, too.
+    sixteen_bit = kept_dtype(model.source.loading, model.device) == torch.bfloat16
+    mixed = sixteen_bit and (model.device.type == "cpu" or torch.cuda.is_bf16_supported())
     if choice.precision == "bfloat16" or (choice.precision == "auto" and mixed and choice.method != "none"):
         model.compute_dtype = torch.bfloat16
-    elif choice.precision == "float32" and choice.quantize == "none":
+    elif choice.precision == "float32" and model.quantized == "none":
         model.network.float()
 
 

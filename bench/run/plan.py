@@ -120,6 +120,8 @@ def plan(name: str, strategy: Strategy, model: str, work: Workload, numbers: Num
     """
     if strategy.prompt.constant:
         return no_plan(name, "asks no model")
+    if strategy.tuning.method == "hosted":
+        return no_plan(name, "is tuned and served by a provider: bench run --dry-run says what that costs")
     return Planner(name, strategy, model, work, numbers, target).plan()
 
 

@@ -196,10 +196,12 @@ def trainings(records: Sequence[Record]) -> list[Observation]:
 
 
 def answers(run: RunFolder) -> list[Observation]:
-    """What all test answers of a strategy took, one seed each, where nothing is searched for them, beside their counts."""
+    """What all test answers of a strategy took, one seed each, where nothing is searched for them, beside their counts; of a served model
+    nothing."""
     first: dict[tuple[str, str], Record] = {}
     for record in run.records():
-        if record.status == "ok" and record.tokens.prompt and record.config["strategy"]["retrieval"]["search"] == "none":
+        known = record.status == "ok" and record.tokens.prompt and record.phases["answer"].flops is not None
+        if known and record.config["strategy"]["retrieval"]["search"] == "none":
             strategy = _kept(record)
             if not strategy.embeds and strategy.tuning.method != "features" and strategy.tuning.quantize == "none":
                 first.setdefault((record.task, record.strategy), record)
@@ -213,6 +215,7 @@ def _answers(record: Record, run: RunFolder) -> Observation:
     # All requests of a batch have the same share of its time.
     batches = {item.latency_seconds: item.tokens.completion for item in run.read_items(record.task, record.strategy, record.seed)}
     answer = record.phases["answer"]
+    assert answer.flops is not None
     return Observation(
         name=f"{record.task} / {record.strategy}",
         context_bytes=0, lasting_bytes=0, passing_bytes=0, held_bytes=None,

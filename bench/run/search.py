@@ -126,7 +126,8 @@ def search(cell: Cell, folder: Path, stores: Path, meter: Meter, report: Report)
     """Try settings within the budget and keep the best by validation score; of equals the one whose values stand first in the lists.
 
     `folder` keeps the trials while the search lasts. A trial that fails (diverges, runs out of memory) is recorded as failed;
-    the search fails only where all do. A strategy with nothing to search is fitted once without being scored.
+    the search fails only where all do, and the next run then begins it anew. A strategy with nothing to search is fitted once without
+    being scored.
     """
     progress = Progress(folder, cell.search_id)
     strategy = cell.strategy
@@ -159,6 +160,7 @@ def search(cell: Cell, folder: Path, stores: Path, meter: Meter, report: Report)
         progress.add(trial, fitted.tuned if fitted else None, best, meter)
     chosen = _best(strategy, progress.trials)
     if chosen is None:
+        progress.clear()
         raise BenchError(f"all {total} trials of the search failed; the last one: {progress.trials[-1].error}")
     if fitted is None or chosen is not progress.trials[-1]:
         best_of_all = strategy.with_settings(chosen.settings)
@@ -184,4 +186,4 @@ def _prefixed(report: Report, prefix: str) -> Report:
 def tuning_cost(meter: Meter) -> tuple[float, float, float]:
     """Wall seconds, CPU seconds and FLOPs of tuning so far: rows made, steps taken, checkpoints and trials scored."""
     phases = [phase for name, phase in meter.readings().items() if name in TUNING]
-    return sum(p.wall_seconds for p in phases), sum(p.cpu_seconds for p in phases), sum(p.flops for p in phases)
+    return sum(p.wall_seconds for p in phases), sum(p.cpu_seconds for p in phases), sum(p.flops or 0.0 for p in phases)

@@ -30,6 +30,10 @@ class Estimate:
     requests: int = 0
     tokens: Tokens = Tokens()  # noqa: RUF009  (is frozen)
     """Prompts estimated, answers at most."""
+    jobs: int = 0
+    """Of the provider's fine-tuning."""
+    trained_tokens: int | None = 0
+    """Of all jobs, estimated, each with the largest number of epochs; None where the provider chooses that."""
     reason: str | None = None
     """Why it is skipped."""
 
@@ -100,7 +104,13 @@ def _of_cell(cell: Cell, stores: Path) -> Estimate:
     requests = len(task.test) + (searches * validation if searches > 1 else 0)
     each = sum(estimated_tokens(r.prompt.messages) for r in sample) / len(sample) if sample else 0
     tokens = Tokens(prompt=math.ceil(each * requests), completion=requests * answer_tokens(task, strategy.prompt))
-    return Estimate(task.name, name, requests, tokens)
+    if strategy.tuning.method != "hosted":
+        return Estimate(task.name, name, requests, tokens)
+    others = (Asker(t, strategy, asker.model, stores, shots_of(t, strategy, cell.seed), embedder) for t in cell.trained_with)
+    rows = [row for one in (asker, *others) for row in one.training_rows(cell.seed)]
+    epochs, each_epoch = strategy.tuning.hosted.get("n_epochs"), sum(estimated_tokens(row["messages"]) for row in rows)
+    trained = searches * epochs * each_epoch if isinstance(epochs, int) and not isinstance(epochs, bool) else None
+    return Estimate(task.name, name, requests, tokens, searches, trained)
 
 
 def _largest(strategy: Strategy) -> Strategy:
@@ -117,24 +127,52 @@ def _largest(strategy: Strategy) -> Strategy:
 
 def _sum(a: Estimate, b: Estimate) -> Estimate:
     tokens = Tokens(prompt=a.tokens.prompt + b.tokens.prompt, completion=a.tokens.completion + b.tokens.completion)
-    return Estimate(a.task, a.strategy, a.requests + b.requests, tokens, a.reason)
+    trained = None if a.trained_tokens is None or b.trained_tokens is None else a.trained_tokens + b.trained_tokens
+    return Estimate(a.task, a.strategy, a.requests + b.requests, tokens, a.jobs + b.jobs, trained, a.reason)
 
 
 def _lines(estimates: Sequence[Estimate], price: TokenPrice | None) -> Iterator[str]:
     width = max([len("total"), *(len(f"{e.task} / {e.strategy}") for e in estimates)])
     yield f"{'task / strategy':<{width}}  {'requests':>9}  {'prompt tokens':>14}  {'answer tokens':>14}  {'USD at most':>12}"
     asked = [e for e in estimates if e.reason is None]
-    total = Estimate("", "total")
-    for one in asked:
+    total, usd = Estimate("", "total"), [_usd(one, price) for one in asked]
+    for one, cost in zip(asked, usd, strict=True):
         total = _sum(total, one)
-        yield _line(f"{one.task} / {one.strategy}", width, one, price)
-    yield _line("total", width, total, price)
+        yield _line(f"{one.task} / {one.strategy}", width, one, cost)
+    yield _line("total", width, total, None if None in usd else sum(cost or 0.0 for cost in usd))
+    for one in asked:
+        if one.jobs:
+            yield _jobs(one, price)
     yield from (f"skipped: {e.task} / {e.strategy}: {e.reason}" for e in estimates if e.reason)
     yield "Prompt tokens are estimated: 1.3 a word, or one for four characters (for each character that is not ASCII), whichever is more;"
     yield "answer tokens are as many as may be written. Searches are counted at their longest prompts. Probes are not counted."
     yield f"Price: {price}" if price else "No price is known: name one of the price file by --price-model, or give a file by --prices."
 
 
-def _line(name: str, width: int, one: Estimate, price: TokenPrice | None) -> str:
-    usd = "unknown" if price is None else f"{tokens_usd(one.tokens, price, cached=False):.4f}"
-    return f"{name:<{width}}  {one.requests:>9,}  {one.tokens.prompt:>14,}  {one.tokens.completion:>14,}  {usd:>12}"
+def _usd(one: Estimate, price: TokenPrice | None) -> float | None:
+    """What a strategy costs at most, jobs and all; None where that is not known."""
+    if price is None:
+        return None
+    if not one.jobs:
+        return tokens_usd(one.tokens, price, cached=False)
+    if price.missing_for_tuning or one.trained_tokens is None:
+        return None
+    return tokens_usd(one.tokens, price.of_tuned(), cached=False) + price.training_usd(one.trained_tokens)
+
+
+def _jobs(one: Estimate, price: TokenPrice | None) -> str:
+    """What a strategy has the provider tune: a job for each trial of its search, and for each other seed."""
+    head = f"tuned at the provider: {one.task} / {one.strategy}: {one.jobs} {'job' if one.jobs == 1 else 'jobs'}"
+    if one.trained_tokens is None:
+        return f"{head}, of as many epochs as the provider chooses (tuning.hosted.n_epochs is not given): their price is unknown"
+    trained = f"{head}, {one.trained_tokens:,} trained tokens at most"
+    if price is None or price.training is None:
+        return f"{trained}; the price of training is unknown"
+    usd = f"{trained}, {price.training_usd(one.trained_tokens):.4f} USD of the above"
+    missing = [key for key in price.missing_for_tuning if key != "training"]
+    return f"{usd.removesuffix(' of the above')}; the price of asking the tuned model is unknown ({', '.join(missing)})" if missing else usd
+
+
+def _line(name: str, width: int, one: Estimate, usd: float | None) -> str:
+    cost = "unknown" if usd is None else f"{usd:.4f}"
+    return f"{name:<{width}}  {one.requests:>9,}  {one.tokens.prompt:>14,}  {one.tokens.completion:>14,}  {cost:>12}"

@@ -133,7 +133,7 @@ def _run(cell: Cell, run: Path, stores: Path, threads: int, events: Connection, 
     import torch
 
     from bench.model.batches import out_of_memory
-    from bench.model.served import EndpointStopped
+    from bench.model.connection import EndpointStopped
     from bench.run.cell import run_cell
 
     torch.set_num_threads(threads)

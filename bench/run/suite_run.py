@@ -37,7 +37,7 @@ def run_suite(
     folder = RunFolder(results / name)
     if fresh or not _is_whole(folder):
         warm_up()  # the libraries are imported while the suite is read and checked
-    source = locate(suite.model)
+    source = locate(suite.model, suite.loading)
     if source.endpoint:
         source = replace(source, endpoint=replace(endpoint or source.endpoint, run=folder.path.absolute()))
     cells = expand(suite, source)
@@ -49,7 +49,7 @@ def run_suite(
         started = earlier.started if earlier else _now()
         header = Run(name=name, suite=suite.model_dump(mode="json"), environment=environment(), started=started, status="running")
         folder.write_run(header)
-        for warning in dict.fromkeys(f"{c.task.name}: {w}" for c in cells for w in c.task.warnings):
+        for warning in _notes(cells):
             console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
         status: Literal["ok", "failed", "interrupted"] = "interrupted"
         ended = None
@@ -118,6 +118,14 @@ def _keep_texts(cells: Sequence[Cell], folder: RunFolder) -> None:
                 read.update(document for item in items for document in item.retrieved_ids or ())
         passages = {passage.id: passage.text for passage in task.corpus if passage.id in read}
         folder.write_texts(task.name, {"items": {example.id: example.input for example in task.test}, "passages": passages})
+
+
+def _notes(cells: Sequence[Cell]) -> list[str]:
+    """What is said before anything is run, each once: of the tasks, and of the model where a cell asks it in its own form."""
+    notes = dict.fromkeys(f"{c.task.name}: {w}" for c in cells for w in c.task.warnings)
+    if any(c.strategy.prompt.constant is None and c.task.config.layout is None and c.not_applicable is None for c in cells):
+        notes |= dict.fromkeys(cells[0].model.notes)
+    return list(notes)
 
 
 def _is_whole(folder: RunFolder) -> bool:

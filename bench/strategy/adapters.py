@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.errors import BenchError
 from bench.model.language_model import LanguageModel
+from bench.model.weights import fold
 from bench.strategy.bottleneck import Bottleneck, add_bottlenecks
 from bench.strategy.partial import mark_biases, mark_last_layers
 from bench.strategy.peft_methods import add_peft_adapter
@@ -98,19 +99,10 @@ def merge(model: LanguageModel) -> str | None:
     if config.is_prompt_learning:
         return "virtual tokens stand before the text: no weights of the base could do the same"
     if getattr(network.config, "quantization_config", None) is not None:
-        return "the base is quantized: the sum of its weights and the adapter's would be rounded to 4 bits again"
-    from peft.utils.other import ModulesToSaveWrapper
-
-    # peft's merging expects a head to be one layer; so its trained copy takes its place before.
-    base = network.get_base_model()
-    heads = {name: m for name, m in base.named_modules() if isinstance(m, ModulesToSaveWrapper)}
-    for name, head in heads.items():
-        base.set_submodule(name, head.modules_to_save[network.active_adapter])
+        return "the base is quantized: the sum of its weights and the adapter's would be rounded again"
     try:
-        model.network = network.merge_and_unload()
+        model.network = fold(network)
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
-        for name, head in heads.items():
-            base.set_submodule(name, head)
         return f"peft cannot merge {config.peft_type.value}: {(str(error) or type(error).__name__).splitlines()[0]}"
     model.network.requires_grad_(False)
     return None

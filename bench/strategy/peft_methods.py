@@ -128,7 +128,9 @@ def _filled_in(model: LanguageModel, kind: str, settings: dict[str, Any], accept
     if kind in ("PROMPT_TUNING", "P_TUNING"):
         found["num_transformer_submodules"] = 1  # peft makes tokens for encoder and decoder, and uses those of the encoder
     if kind == "PROMPT_TUNING" and settings.get("prompt_tuning_init") == "TEXT":
-        found["tokenizer_name_or_path"] = str(model.source.folder)
+        arguments = dict(model.source.tokenizer_arguments)
+        found["tokenizer_name_or_path"] = str(arguments.pop("pretrained_model_name_or_path"))
+        found |= {"tokenizer_kwargs": arguments} if arguments else {}
         found["prompt_tuning_init_text"] = settings.get("prompt_tuning_init_text", text)
         if not found["prompt_tuning_init_text"].strip():
             raise BenchError("tuning.peft.prompt_tuning_init: TEXT needs a text, and the task has no instruction; expected SAMPLE_VOCAB")

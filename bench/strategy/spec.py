@@ -199,6 +199,8 @@ class Strategy(_Choice):
             "tuning.hosted: has a meaning for method hosted only": bool(tuning.hosted) and tuning.method != "hosted",
             "tuning.objective: the provider's fine-tuning learns answers only":
                 tuning.method == "hosted" and (tuning.objective != "answers" or tuning.train_on != ("examples",)),
+            "tuning.class_weights: the provider's fine-tuning weighs all examples alike":
+                tuning.method == "hosted" and tuning.class_weights != "none",
             "tuning.quantize: 4-bit weights cannot be trained; expected method lora or peft": tuning.quantize != "none" and not by_peft,
             "tuning.objective: needs a method that trains the language model":
                 tuning.objective != "answers" and tuning.method in ("none", "features"),
@@ -323,7 +325,7 @@ class Strategy(_Choice):
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-FAMILIES = ("floor", "prompting", "retrieval", "PEFT", "partial and full", "preference", "hybrid")
+FAMILIES = ("floor", "prompting", "retrieval", "PEFT", "partial and full", "preference", "hybrid", "hosted")
 
 
 def preset_names() -> list[str]:

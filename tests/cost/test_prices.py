@@ -211,3 +211,20 @@ def test_an_entry_reads_as_a_line() -> None:
     assert str(CORE) == "cpu: 0.05 USD per core-hour (https://example.org/prices, 2026-01-02)"
     price = TokenPrice(name="m", input=2.0, cached_input=0.5, output=10.0, **READ)
     assert str(price) == "m: 2 USD per million tokens of input, 0.5 cached, 10 of output (https://example.org/prices, 2026-01-02)"
+
+
+def test_tuning_has_prices_of_its_own_which_are_never_the_bases() -> None:
+    base = TokenPrice(name="m", input=1, cached_input=0.1, output=2, source="here", as_of=date(2026, 1, 1))
+    assert base.missing_for_tuning == ["training", "tuned_input", "tuned_output"]
+    with pytest.raises(BenchError, match='"m" has no tuned_input and tuned_output'):
+        base.of_tuned()
+    with pytest.raises(BenchError, match='"m" has no price for training'):
+        base.training_usd(1)
+    known = base.model_copy(update={"training": 5.0, "tuned_input": 3.0, "tuned_output": 4.0})
+    assert known.training_usd(2_000_000) == 10
+    with pytest.raises(BenchError, match="has not said how many tokens"):
+        known.training_usd(None)
+    tuned = known.of_tuned()
+    assert (tuned.name, tuned.input, tuned.cached_input, tuned.output) == ("m (tuned)", 3, None, 4)
+    assert tokens_usd(Tokens(prompt=1_000_000, prompt_cached=500_000, completion=1_000_000), tuned, cached=True) == 7
+    assert "5 of training, once tuned 3 of input and 4 of output" in str(known)

@@ -23,6 +23,8 @@ from bench.cost.prices import TokenPrice
 from bench.model.source import EMBEDDED_FOLDER, served_name
 from bench.result.schema import Record
 from bench.result.store import RunFolder
+from bench.result.usage import usage_table
+from bench.run.plan_command import answers
 from bench.run.served_run import dry_run
 from bench.suite import Budget, Suite
 
@@ -83,6 +85,9 @@ def test_a_failure_keeps_what_is_answered_and_the_next_run_asks_for_the_rest(ser
     assert "needs the model itself" in (record.probes["answer-entropy"].reason or "")
     assert record.config["decoding"]["asked"] == {"temperature": 0, "seed": 0, "logprobs": True}
     assert (record.params, record.memory, record.phases["answer"].peak_rss_bytes) == (None, {}, None)
+    assert {phase.flops for phase in record.phases.values()} == {None}
+    assert usage_table(tmp_path / "r").flops.isna().all()
+    assert answers(RunFolder(tmp_path / "r")) == []  # nothing to fit the planner to
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(written) > 5
     assert not [file for file in written if KEY.encode() in file.read_bytes()]

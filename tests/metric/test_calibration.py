@@ -54,7 +54,6 @@ def test_confidence_is_the_probability_of_the_answer_or_of_the_option() -> None:
 # ------------------------------------------------------------------------------------------ AUROC
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_auroc_is_scikit_learns(rows: list[tuple[float, bool]]) -> None:
     found = area_under_roc(counts(rows))[0]
@@ -88,7 +87,7 @@ def test_risk_coverage_by_hand() -> None:
     assert excess_area(counts([(0.5, 0)] * 5))[0] == pytest.approx(0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9]), st.booleans()), min_size=1, max_size=6))
 def test_risk_coverage_of_ties_is_the_mean_over_their_orders(rows: list[tuple[float, bool]]) -> None:
     assert area_under_risk_coverage(counts(rows))[0] == pytest.approx(risk_coverage_over_orders(rows))
@@ -106,7 +105,6 @@ def test_accuracy_at_coverage() -> None:
 # ------------------------------------------------------------------------------------------ Brier score
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_brier_is_scikit_learns_and_the_sum_of_its_parts(rows: list[tuple[float, bool]]) -> None:
     expected = brier_score_loss([right for _, right in rows], [c for c, _ in rows])
@@ -226,7 +224,7 @@ def test_auroc_is_undefined_where_all_are_right() -> None:
 
 
 @pytest.mark.parametrize("name", CORPUS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=ROWS, data=st.data())
 def test_a_resample_has_the_value_of_its_items(name: str, rows: list[tuple[float, bool]], data: st.DataObject) -> None:
     metric = get(name)()

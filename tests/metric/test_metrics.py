@@ -311,7 +311,7 @@ def test_no_rows_is_undefined_and_unequal_numbers_are_an_error() -> None:
 TEXT = st.text() | st.sampled_from(["unknown", "The", GOLD, '{"score": 5}', "Q1", "3,5 and 1.000", "\x00", "null", "{}"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXT, st.lists(TEXT, max_size=2), st.booleans(), st.none() | TEXT, st.none() | st.lists(TEXT, max_size=3))
 def test_any_text_scores_within_the_bounds_or_says_why_not(
     prediction: str, targets: list[str], answerable: bool, evidence: str | None, ids: list[str] | None
@@ -333,7 +333,6 @@ def test_any_text_scores_within_the_bounds_or_says_why_not(
 METRICS = [get(name)(labels=["Q1", "Q2"], fields=FIELDS, abstain=ABSTAIN) for name in BUILT_IN]
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_an_answer_equal_to_the_target_is_right(text: str) -> None:
     for name in ("exact_match", "f1", "accuracy"):
@@ -345,7 +344,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(JSON)
 def test_parse_object_takes_objects_only(value: Any) -> None:
     text = json.dumps(value)

@@ -242,7 +242,7 @@ WORDS = st.sampled_from(["blue", "the blue", "light blue", "red", "unknown", "",
 ANSWERS = st.lists(st.tuples(WORDS, st.sampled_from(["blue", "red"]), st.booleans(), st.booleans()), min_size=1, max_size=8)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ANSWERS, st.data())
 def test_corpus_values_are_recomputed_from_items_alone(rows: list[tuple[str, str, bool, bool]], data: st.DataObject) -> None:
     tasks = [QA, make_task("classification", ("macro_f1", "accuracy"), labels=("blue", "red"), abstain=["unknown"])]
@@ -266,7 +266,7 @@ def test_corpus_values_are_recomputed_from_items_alone(rows: list[tuple[str, str
     assert {n: v for n in scores.undefined if (v := corpus_value(n, items[half])) is not None} == alone.corpus
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ANSWERS)
 def test_outcomes_and_rates_sum_up(rows: list[tuple[str, str, bool, bool]]) -> None:
     scores = score(QA, [answer(said, target if has else "unknown", answerable=has) for said, target, has, _ in rows])

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.metric.score import Answer, score
@@ -107,7 +107,6 @@ WORDS = st.sampled_from(["white", "it is white", "", "unknown", "wool", "green",
 PASSAGES = st.lists(st.sampled_from([GOLD, REST, OTHER, UNREAD]), max_size=3, unique=True).map(tuple)
 
 
-@settings(deadline=None)
 @given(WORDS, PASSAGES, PASSAGES, st.sampled_from([ASKED, NO_ANSWER]))
 def test_every_error_has_a_kind_and_nothing_else_has(
     said: str, read: tuple[Passage, ...], left_out: tuple[Passage, ...], example: Example

@@ -6,7 +6,7 @@ import re
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
@@ -35,7 +35,6 @@ def test_normalize(text: str, expected: str) -> None:
     assert normalize(text) == expected
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_normalize_is_the_official_rule_wherever_that_leaves_something(text: str) -> None:
     bare = "".join(character for character in text.lower() if character not in set(string.punctuation))
@@ -72,7 +71,6 @@ def test_macro_f1_by_hand() -> None:
     assert macro_f1([]) is None
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("wxyz?"), st.sampled_from("wxyz")), min_size=1))
 def test_macro_f1_agrees_with_sklearn(pairs: list[tuple[str, str]]) -> None:
     said, true = [p for p, _ in pairs], [t for _, t in pairs]

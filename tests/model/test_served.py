@@ -14,8 +14,9 @@ from chat_server import ChatServer, completion
 
 from bench.cost.prices import TokenPrice
 from bench.errors import BenchError
+from bench.model.connection import EndpointStopped
 from bench.model.language_model import Message
-from bench.model.served import FAILURES_IN_A_ROW, EndpointStopped, NotHere, ServedModel, estimated_tokens
+from bench.model.served import FAILURES_IN_A_ROW, NotHere, ServedModel, estimated_tokens
 from bench.model.source import locate, served_name
 from bench.strategy.spec import load_strategy
 from bench.suite import find_task
@@ -40,7 +41,7 @@ def model(server: ChatServer, answers: Path | None = None, **settings: Any) -> S
     source = locate(served_name("m", server.url))
     assert source.endpoint
     made = ServedModel(replace(source, endpoint=replace(source.endpoint, **settings)), answers)
-    made.chat._backoff, made.chat._retries = 0.01, 1
+    made.chat.connection.backoff, made.chat.connection.retries = 0.01, 1
     return made
 
 

@@ -170,7 +170,7 @@ def test_a_pass_is_short() -> None:
 
 
 @given(st.text(st.one_of(st.sampled_from("`|\\<>&*_~[]()!#@:/-= \nab1"), st.characters()), max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_texts_come_out_of_markdown_as_they_went_in(text: str) -> None:
     shown = page(f"| a | b |\n| --- | --- |\n| {code(text)} | x |\n")
     assert set(shown.tags) <= {*TABLE, "code"}
@@ -181,7 +181,7 @@ def test_texts_come_out_of_markdown_as_they_went_in(text: str) -> None:
 
 
 @given(st.text(st.one_of(st.sampled_from("`|\\<>&*_~[]()!#@:/-= \nab1"), st.characters()), max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_words_of_others_have_no_markup(text: str) -> None:
     shown = page(f"| a | b |\n| --- | --- |\n| {prose(text)} | x |\n")
     assert set(shown.tags) <= TABLE

@@ -51,6 +51,14 @@ def test_what_is_counted_has_no_tolerance(changes: dict[str, Any], measure: str)
     assert not [g for g in back.gates if g.verdict != "pass"]
 
 
+def test_operations_of_a_served_model_are_no_gate() -> None:
+    unknown = Phase(wall_seconds=1.0, cpu_seconds=1.0, flops=None)
+    served = arm_of("rag", [RIGHT], phases={"validate": unknown, "answer": unknown})
+    measures = {g.measure for g in check(served, served).gates}
+    assert "prompt_tokens" in measures
+    assert not measures & {"setup_flops", "answer_flops"}
+
+
 def test_an_allowed_growth_passes() -> None:
     gates = Gates(costs={"prompt_tokens": 0.1})
     new = arm_of("rag", [RIGHT], tokens=Tokens(prompt=3200, completion=200))

@@ -61,7 +61,7 @@ def test_json_keeps_the_models_order_and_ends_with_a_newline(new_run) -> None:
     run = new_run("run")
     run.write_record(make_record("support", "rag", 0, [], status="failed", error="é", config={"z": 1, "a": 2}))
     text = (run.cell_folder("support", "rag", 0) / "record.json").read_text(encoding="utf-8")
-    assert text.startswith('{\n  "schema_version": 1,\n  "cell_id"')
+    assert text.startswith('{\n  "schema_version": 2,\n  "cell_id"')
     assert text.endswith("}\n")
     assert "é" in text
     assert text.index('"z"') < text.index('"a"')

@@ -131,6 +131,9 @@ def test_a_device_without_a_price_is_planned_without_dollars(tmp_path: Path) -> 
 def test_every_preset_is_planned_on_the_embedded_model() -> None:
     found = plans(*GPU)
     assert list(found) == preset_names()
+    hosted = found.pop("hosted")
+    assert hosted["notes"] == ["is tuned and served by a provider: bench run --dry-run says what that costs"]
+    assert hosted["training_memory"] is hosted["serving_memory"] is None
     for name, one in found.items():
         strategy = load_strategy(name)[1]
         trains = strategy.tuning.method not in ("none", "features")

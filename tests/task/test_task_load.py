@@ -601,7 +601,7 @@ def loaded_or_one_line(folder: Path) -> Task | None:
     return None
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.one_of(
         st.binary(max_size=200),
@@ -621,7 +621,7 @@ def test_any_bytes_load_or_give_one_clear_line(tmp_path: Path, content: bytes, s
         assert all(e.input.strip() and e.targets and all(e.targets) for e in task.test)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.one_of(st.binary(max_size=100), st.text(alphabet="kind: qa\n-[]{}!&*?|>'\"\\u0129", max_size=60).map(str.encode)))
 def test_any_settings_load_or_give_one_clear_line(tmp_path: Path, content: bytes) -> None:
     folder = write(tmp_path)

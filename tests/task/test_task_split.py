@@ -29,7 +29,7 @@ def test_near_duplicates_without_spaces_are_found_by_characters() -> None:
     assert groups[0] == groups[1] != groups[2]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abcd")), min_size=6, max_size=80), st.integers(0, 3))
 def test_no_group_is_cut_and_none_is_empty(rows: list[tuple[int, str]], seed: int) -> None:
     groups, labels = [g for g, _ in rows], [label for _, label in rows]
