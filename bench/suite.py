@@ -129,7 +129,8 @@ class Cell:
         """The fields that every record of this cell has, whatever became of it."""
         return {
             "cell_id": self.cell_id, "task": self.task.name, "model": self.model.name, "strategy": self.strategy_name, "seed": self.seed,
-            "deterministic": self.strategy.deterministic, "primary_metric": self.task.primary_metric, "fingerprints": self.fingerprints,
+            "deterministic": self.strategy.deterministic(self.task), "primary_metric": self.task.primary_metric,
+            "fingerprints": self.fingerprints,
         }  # fmt: skip
 
 
@@ -199,7 +200,7 @@ def expand(suite: Suite, source: ModelSource) -> list[Cell]:
         tasks.append(task)
     for task in tasks:
         for name, strategy in strategies:
-            once = strategy.deterministic or _not_applicable(strategy, task, source) is not None
+            once = strategy.deterministic(task) or _not_applicable(strategy, task, source) is not None
             together = tuple(t for t in tasks if t is not task) if suite.multitask and strategy.tuning.method != "none" else ()
             for seed in suite.seeds[:1] if once else suite.seeds:
                 fingerprints = Fingerprints(

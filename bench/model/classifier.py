@@ -12,8 +12,9 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from bench.errors import BenchError
+from bench.model.conversation import Message
 from bench.model.decoding import runner_up
-from bench.model.language_model import Generation, LanguageModel, Message
+from bench.model.language_model import Generation, LanguageModel
 from bench.model.source import ModelSource
 
 

@@ -17,7 +17,7 @@ from bench.result.schema import Tokens
 if TYPE_CHECKING:
     import openai
 
-    from bench.model.language_model import Message
+    from bench.model.conversation import Message
 
 _TURN_TOKENS = 16
 """More than any chat template writes around a turn."""

@@ -22,6 +22,12 @@ _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencep
 # Written by the saving library, not part of what the model computes.
 _VOLATILE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
+PLAIN_TURNS = (
+    "its tokenizer has no chat template, so prompts are plain turns: the message, a line with Answer:, the answer; an answer ends with its "
+    "line"
+)
+"""What is said of a causal model where `has_chat_template` is false."""
+
 ModelKind = Literal["causal", "seq2seq", "encoder", "endpoint"]
 
 _SEQ2SEQ_TYPES = frozenset({
@@ -51,6 +57,12 @@ class ModelFiles:
     """The commit, of a model from the hub."""
     tokenizer: Path = field(default=Path())
     """Folder of the tokenizer's files."""
+
+    @property
+    def tokenizer_arguments(self) -> dict[str, Any]:
+        """What transformers' ``from_pretrained`` is told of where the tokenizer is."""
+        gguf = {"gguf_file": self.gguf} if self.tokenizer_in_gguf else {}
+        return {"pretrained_model_name_or_path": self.tokenizer, **gguf}
 
     @property
     def tokenizer_in_gguf(self) -> bool:

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, LogitsProcessorList
 
 from bench.errors import BenchError
-from bench.model.language_model import IGNORED, Answer, GreedyLogprob, LanguageModel, Message
+from bench.model.conversation import Message
+from bench.model.language_model import IGNORED, Answer, GreedyLogprob, LanguageModel
 
 
 class Seq2SeqModel(LanguageModel):

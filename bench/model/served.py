@@ -19,10 +19,11 @@ from bench.cost.prices import TokenPrice
 from bench.cost.spending import Spending, SpendingCap
 from bench.errors import BenchError
 from bench.model.connection import EndpointRefused, EndpointStopped
+from bench.model.conversation import Message
 from bench.model.endpoint import ChatEndpoint, Reply
 from bench.model.hosted import HostedTuning, Row
 from bench.model.hosted_jobs import HOSTED, HostedJob
-from bench.model.language_model import Generation, LanguageModel, Message
+from bench.model.language_model import Generation, LanguageModel
 from bench.model.source import Endpoint, ModelSource
 from bench.result.schema import Tokens
 

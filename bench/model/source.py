@@ -15,6 +15,7 @@ from bench.errors import BenchError
 from bench.model.adapter_folder import adapter_hash, base_of, is_adapter
 from bench.model.files import (
     HUB_FILES,
+    PLAIN_TURNS,
     TOKENIZER_FILES,
     ModelFiles,
     brings_code,
@@ -102,9 +103,7 @@ class ModelSource:
     @property
     def tokenizer_arguments(self) -> dict[str, Any]:
         """What transformers' ``from_pretrained`` is told of where the tokenizer is."""
-        folder = self.files.tokenizer if self.files else self.folder
-        gguf = {"gguf_file": self.files.gguf} if self.files and self.files.tokenizer_in_gguf else {}
-        return {"pretrained_model_name_or_path": folder, **gguf}
+        return self.files.tokenizer_arguments if self.files else {"pretrained_model_name_or_path": self.folder}
 
     def not_in_bits(self, quantize: str) -> str | None:
         """Why a strategy that keeps the base in so many bits (``tuning.quantize``) cannot have it so, or None where it can."""
@@ -122,10 +121,7 @@ class ModelSource:
         """What a user should know of how this model is asked and loaded, a sentence each."""
         found = []
         if self.kind == "causal" and self.files and not has_chat_template(self.files):
-            found.append(
-                "its tokenizer has no chat template, so prompts are plain turns: the message, a line with Answer:, the answer; an answer "
-                "ends with its line"
-            )
+            found.append(PLAIN_TURNS)
         if self.files and self.files.gguf:
             found.append("is read from a GGUF file into full precision: memory and times are not those of the file's own types")
         return [f"model {self.name}: {line}" for line in found]

@@ -22,7 +22,8 @@ from bench.world.episodes import ASK_CLOSED
 if TYPE_CHECKING:  # a finished run is recognised without torch
     import torch
 
-    from bench.model.language_model import LanguageModel, Message
+    from bench.model.conversation import Message
+    from bench.model.language_model import LanguageModel
     from bench.strategy.tuning import Pair
 
 T = TypeVar("T")

@@ -27,7 +27,8 @@ from bench.world.entities import ATTRIBUTES, names
 from bench.world.episodes import LABELS
 
 if TYPE_CHECKING:
-    from bench.model.language_model import LanguageModel, Message
+    from bench.model.conversation import Message
+    from bench.model.language_model import LanguageModel
     from bench.run.ask import Request
     from bench.run.fit import Fitted
     from bench.strategy.tuning import Pair

@@ -12,7 +12,8 @@ import torch
 from bench.cost.flops import ModelShape, generation_flops, shape_of
 from bench.cost.memory import cache_bytes, forked_weights_bytes, weights_bytes
 from bench.cost.meter import Meter
-from bench.model.language_model import Generation, LanguageModel, Message
+from bench.model.conversation import Message
+from bench.model.language_model import Generation, LanguageModel
 from bench.model.load import load_model, take_preloaded
 from bench.model.served import ServedModel
 from bench.model.weights import kept_dtype

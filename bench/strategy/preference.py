@@ -20,7 +20,8 @@ from bench.cost.flops import ModelShape, forward_flops, generation_flops, shape_
 from bench.cost.memory import SavedForBackward, gradients_bytes, weights_bytes
 from bench.errors import BenchError
 from bench.metric.text import normalize
-from bench.model.language_model import LanguageModel, Message
+from bench.model.conversation import Message
+from bench.model.language_model import LanguageModel
 from bench.strategy.spec import TuningChoice
 from bench.strategy.tuning import BestCheckpoint, StepClock, Steps, Tuned, gradient_checkpointing, held_bytes, learning_rate_factor
 

@@ -18,7 +18,8 @@ from bench.strategy.spec import PromptChoice
 from bench.task.schema import AnswerPattern, Example, PromptLayout, Task, TextStep
 
 if TYPE_CHECKING:
-    from bench.model.language_model import LanguageModel, Message
+    from bench.model.conversation import Message
+    from bench.model.language_model import LanguageModel
 
 CITE = 'After the answer give the number of the passage that it rests on in square brackets, as in "answer [1]".'
 ANSWER = "Answer:"

@@ -257,11 +257,11 @@ class Strategy(_Choice):
             node = node[key]
         return node
 
-    @property
-    def deterministic(self) -> bool:
+    def deterministic(self, task: Task) -> bool:
         """Whether the answers depend on no seed: no drawn examples and no training but the convex one of a feature classifier."""
         shots = self.prompt.shots > 0 or "prompt.shots" in self.search
-        return not (shots and self.prompt.select == "drawn") and self.tuning.method in ("none", "features")
+        drawn = self.prompt.select == "drawn" and not (task.config.layout and task.config.layout.shots == "first")
+        return not (shots and drawn) and self.tuning.method in ("none", "features")
 
     @property
     def embeds(self) -> bool:

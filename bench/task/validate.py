@@ -6,14 +6,18 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bench.metric.text import is_unspaced, words
 from bench.task.load import load_task
 from bench.task.rows import SPLITS
 from bench.task.schema import Example, Task
+
+if TYPE_CHECKING:
+    from bench.model.conversation import Message
+    from bench.model.files import ModelFiles
 
 TYPICAL_DISCORDANCE: Final = 0.2
 """Share of items that exactly one of two strategies has right; what it is shows after a run (``bench compare``)."""
@@ -136,18 +140,33 @@ def _size(clusters: int) -> list[str]:
 
 
 def _lengths(task: Task, model: str) -> tuple[list[str], list[str]]:
-    """Tokens of the zero-shot prompts and of the answers of test, and warnings where there is no room for them."""
+    """Tokens of the zero-shot prompts, as the model is asked, and of the answers of test; warnings where there is no room for them."""
+    from bench.model.files import PLAIN_TURNS, has_chat_template
+    from bench.model.source import config_of, tokenizer_files
     from bench.strategy.prompt import build_messages
 
-    count, unit, window = _counter(model)
-    prompts = [sum(count(m["content"]) for m in build_messages(task, example.input)) for example in task.test]
-    answers = [max(map(count, example.targets)) for example in task.test]
+    config, kind = config_of(model)
+    files = tokenizer_files(model)
+    window = config.get("max_position_embeddings") or config.get("n_positions")
+    conversations = [
+        [{"role": "text", "content": example.input}] if kind == "encoder" else build_messages(task, example.input) for example in task.test
+    ]
+    targets = [list(example.targets) for example in task.test]
+    try:
+        prompts, answers = _token_counts(files, conversations, targets)
+        unit = "tokens"
+    except Exception:  # the library raises whatever its own and a model's code raise
+        prompts = [sum(_words(turn["content"]) for turn in messages) for messages in conversations]
+        answers = [max(map(_words, each)) for each in targets]
+        unit, window = "words", None
     room = task.config.max_new_tokens
     said = f" of a window of {window}" if window else ""
     lines = [
         f"lengths on test ({model}, {unit}): zero-shot prompts median {statistics.median(prompts):.0f}, at most {max(prompts)}{said}; "
         f"answers median {statistics.median(answers):.0f}, at most {max(answers)}"
     ]
+    if kind == "causal" and not task.config.layout and not has_chat_template(files):
+        lines.append(f"note: model {model}: {PLAIN_TURNS}")
     cut = sum(answer > room for answer in answers)
     warnings = []
     if cut and task.config.kind != "multiple_choice":
@@ -163,20 +182,16 @@ def _lengths(task: Task, model: str) -> tuple[list[str], list[str]]:
     return lines, warnings
 
 
-def _counter(model: str) -> tuple[Callable[[str], int], str, int | None]:
-    """What counts a text's length, in which unit, and the model's window in tokens (None: not known)."""
-    from tokenizers import Tokenizer
+def _token_counts(
+    files: ModelFiles, asked: Sequence[Sequence[Message]], targets: Sequence[Sequence[str]]
+) -> tuple[list[int], list[int]]:
+    """Tokens of each conversation, and of the longest of each item's answers."""
+    from bench.model.conversation import Conversations
 
-    from bench.model.source import EMBEDDED, EMBEDDED_FOLDER, config_of
-
-    config, _ = config_of(model)
-    window = config.get("max_position_embeddings") or config.get("n_positions")
-    folder = EMBEDDED_FOLDER if model == EMBEDDED else Path(model)
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json")) if folder.is_dir() else Tokenizer.from_pretrained(model)
-    except Exception:  # the library raises no class of its own; a model may have a tokenizer of another form
-        return _words, "words", None
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids), "tokens", window
+    conversations = Conversations.of(files)
+    texts = [text for each in targets for text in each]
+    counts = iter([len(ids) for ids in conversations.tokenizer(texts, add_special_tokens=False)["input_ids"]])
+    return [len(ids) for ids in conversations.prompts_ids(asked)], [max(next(counts) for _ in each) for each in targets]
 
 
 def _words(text: str) -> int:

@@ -18,7 +18,8 @@ import torch
 from torch.nn import functional
 
 from bench.errors import BenchError
-from bench.model.language_model import LanguageModel, Message
+from bench.model.conversation import Message
+from bench.model.language_model import LanguageModel
 from bench.model.source import locate
 from bench.world import entities as e
 from bench.world import episodes as ep

@@ -25,8 +25,9 @@ from transformers import (
 
 from bench.errors import BenchError
 from bench.model.batches import Batcher
+from bench.model.conversation import OPTION_CONTEXT
 from bench.model.decoding import SharedPrefix, greedy, logit_margin, runner_up, shared_length
-from bench.model.language_model import OPTION_CONTEXT, GreedyLogprob, LanguageModel
+from bench.model.language_model import GreedyLogprob, LanguageModel
 from bench.model.source import EMBEDDED_FOLDER, locate
 from bench.suite import tasks_folder
 from bench.task.load import load_task

@@ -15,7 +15,7 @@ from chat_server import ChatServer, completion
 from bench.cost.prices import TokenPrice
 from bench.errors import BenchError
 from bench.model.connection import EndpointStopped
-from bench.model.language_model import Message
+from bench.model.conversation import Message
 from bench.model.served import FAILURES_IN_A_ROW, NotHere, ServedModel, estimated_tokens
 from bench.model.source import locate, served_name
 from bench.strategy.spec import load_strategy

@@ -20,6 +20,8 @@ from bench.model.source import locate
 from bench.strategy import features as module
 from bench.strategy.features import FeatureCache, FeatureClassifier
 from bench.strategy.spec import load_strategy
+from bench.suite import find_task
+from bench.task.load import load_task
 
 LABELS = ("billing", "delivery", "other")
 TEXTS = {
@@ -204,4 +206,4 @@ def test_the_preset_tries_three_penalties() -> None:
     name, strategy = load_strategy("features")
     assert (name, strategy.tuning.method) == ("features", "features")
     assert len(strategy.search["tuning.regularization"]) == 3
-    assert strategy.deterministic
+    assert strategy.deterministic(load_task(find_task("ticket_triage")))

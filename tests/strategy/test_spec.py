@@ -80,16 +80,20 @@ def test_an_unknown_preset_gets_a_suggestion() -> None:
         load_strategy("few-shots")
 
 
-def test_what_depends_on_a_seed() -> None:
-    deterministic = {n for n in preset_names() if load_strategy(n)[1].deterministic}
-    assert {"zero-shot", "rag", "rag-oracle", "majority"} <= deterministic
-    assert not deterministic & {"few-shot", "lora", "full", "rag-lora"}
-
-
 def a_task(kind: str = "qa", corpus: bool = False, **settings: object) -> Task:
     keys = {"kind": kind, "instruction": "i", "input": "x", "target": "y", "metrics": ["exact_match"], **settings}
     config = TaskConfig.model_validate(keys)
     return Task("t", Path(), config, (), (), (), corpus=(object(),) if corpus else ())  # type: ignore[arg-type]
+
+
+def test_what_depends_on_a_seed() -> None:
+    drawn, first = a_task(), a_task(layout={"shots": "first"})
+    deterministic = {n for n in preset_names() if load_strategy(n)[1].deterministic(drawn)}
+    assert {"zero-shot", "rag", "rag-oracle", "majority", "few-shot-nearest"} <= deterministic
+    assert not deterministic & {"few-shot", "lora", "full", "rag-lora"}
+    assert {n for n in preset_names() if load_strategy(n)[1].deterministic(first)} - deterministic == {
+        n for n in preset_names() if n not in deterministic and load_strategy(n)[1].tuning.method == "none"
+    }
 
 
 CHOICE = a_task("multiple_choice", options="o")

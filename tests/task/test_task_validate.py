@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from bench.errors import BenchError
+from bench.model.language_model import LanguageModel
+from bench.model.source import EMBEDDED_FOLDER, locate
+from bench.strategy.prompt import build_messages
 from bench.task.author import new_task
 from bench.task.load import load_task
 from bench.task.validate import validate
@@ -17,6 +21,11 @@ ROOT = Path(__file__).parents[2]
 
 def rows(folder: Path, split: str, found: list[dict[str, object]]) -> None:
     (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+
+
+def one(lines: list[str], start: str) -> str:
+    (found,) = (line for line in lines if line.startswith(start))
+    return found
 
 
 def warnings(lines: list[str]) -> list[str]:
@@ -38,6 +47,22 @@ def test_lengths_against_the_room_and_the_window(tmp_path: Path) -> None:
     (answers,) = (line for line in found if "answers: 1 of 2 on test have more tokens than max_new_tokens (16)" in line)
     assert int(answers.rpartition("to do: max_new_tokens: ")[2]) > 40
     assert any("prompts: 1 of 2 on test, with 16 for the answer, exceed embedded's window of 512" in line for line in found)
+
+
+def test_prompts_are_counted_as_the_model_is_asked(embedded: LanguageModel, tmp_path: Path) -> None:
+    task = load_task(ROOT / "tasks" / "ticket_triage")
+    longest = max(len(embedded.prompt_ids(build_messages(task, example.input))) for example in task.test)
+    assert f"at most {longest} of a window of 512" in one(validate(ROOT / "tasks" / "ticket_triage"), "lengths on test (embedded, tokens)")
+    plain = tmp_path / "plain"
+    shutil.copytree(EMBEDDED_FOLDER, plain)
+    (plain / "chat_template.jinja").unlink()
+    model = LanguageModel(locate(str(plain)))
+    without = max(len(model.prompt_ids(build_messages(task, example.input))) for example in task.test)
+    lines = validate(ROOT / "tasks" / "ticket_triage", model=str(plain))
+    assert f"at most {without} of a window of 512" in one(lines, "lengths on test")
+    assert one(lines, "note: ").startswith(f"note: model {plain}: its tokenizer has no chat template")
+    encoder = one(validate(ROOT / "tasks" / "ticket_triage", model="all-MiniLM-L6-v2"), "lengths on test (all-MiniLM-L6-v2, tokens)")
+    assert int(encoder.split("at most ")[1].split()[0]) < longest  # the input alone
 
 
 def test_a_model_without_such_a_tokenizer_is_counted_in_words(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from bench.task.schema import Example, Task
 from bench.world.entities import ATTRIBUTES, Attribute
 
 if TYPE_CHECKING:  # a finished run is recognised without torch
-    from bench.model.language_model import LanguageModel, Message
+    from bench.model.conversation import Message
+    from bench.model.language_model import LanguageModel
 
 ANSWER_TOKENS = 8
 """Room for an answer, which is a word or two."""
