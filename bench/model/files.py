@@ -176,12 +176,16 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def has_chat_template(files: ModelFiles) -> bool:
-    """Whether the tokenizer has a chat template, by its files; no tokenizer is loaded."""
+    """Whether the tokenizer has a chat template, by its files; no tokenizer is loaded. Raises `BenchError` for a broken GGUF file."""
     if files.tokenizer_in_gguf:
         from gguf import GGUFReader
 
         assert files.gguf is not None
-        return "tokenizer.chat_template" in GGUFReader(files.folder / files.gguf).fields
+        try:
+            return "tokenizer.chat_template" in GGUFReader(files.folder / files.gguf).fields
+        except (OSError, ValueError, LookupError, struct.error) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BenchError(f"{files.folder / files.gguf}: is no whole GGUF file ({reason}); was it cut off?") from error
     if (files.tokenizer / "chat_template.jinja").is_file() or (files.tokenizer / "chat_template.json").is_file():
         return True
     config = files.tokenizer / "tokenizer_config.json"

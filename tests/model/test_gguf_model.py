@@ -129,6 +129,8 @@ def test_what_is_no_gguf_file_or_wants_few_bits(file: Path, tmp_path: Path) -> N
         locate(str(file), Loading(quantize="int8"))
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(BenchError, match=r"cut.gguf: is no whole GGUF file .* was it cut off"):
+        assert locate(str(cut)).notes
     with pytest.raises(BenchError) as error:
         load_model(locate(str(cut)))
     assert "\n" not in str(error.value)
