@@ -1,21 +1,21 @@
-"""The pages: the site builds without a warning, the reference is what the code says, and every command in them is one that there is."""
+"""The pages: the site builds without a warning, the reference is what the code says, and commands that sentences name are there."""
 
 from __future__ import annotations
 
+import csv
+import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_lines import parse, parse_mention
+from command_lines import parse_mention
+from docs_pages import PAGES, ROOT, name_of
 
 from bench.reference import pages
-
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(p for p in (ROOT / "docs").rglob("*.md") if p.name != "commands.md")])
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
@@ -33,27 +33,24 @@ def test_the_reference_is_what_the_code_says(name: str) -> None:
     assert (ROOT / "docs/reference" / name).read_text() == pages()[name], "run: python -m bench.reference docs/reference"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_in_the_pages_exist(page: Path) -> None:
-    """What stands for more ("…", "[OPTIONS]") or is one of several ("|") is left out."""
-
-    def calls(lines: str) -> Iterator[list[str]]:
-        for line in lines.replace("\\\n", " ").splitlines():
-            if re.match(r"\s*(?:\S*/)?bench [a-z]", line) and not re.search(r"…|\.\.\.|\[|\w\|\w", line):
-                yield shlex.split(line.split(" > ")[0], comments=True)[1:]
-
-    text = page.read_text()
-    blocks = re.findall(r"(?:^ {4}.*\n)+", text, re.MULTILINE)
-    blocks += re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    for block in blocks:
-        for words in calls(block):
-            parse(words)
-    for mention in re.findall(r"`(bench [a-z][^`\n]*)`", text):
-        for words in calls(mention):
-            parse_mention(words)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_in_sentences_exist(page: Path) -> None:
+    """Those in code blocks are run by `e2e/test_docs_run.py`. What stands for more ("…", "[") or is one of several ("|") is left out."""
+    for mention in re.findall(r"`(bench [a-z][^`\n]*)`", page.read_text()):
+        if not re.search(r"…|\.\.\.|\[|\w\\?\|\w", mention):
+            parse_mention(shlex.split(mention, comments=True)[1:])
 
 
 def test_a_command_that_is_not_there_is_found() -> None:
     assert parse_mention(["check", "--relative"]) == "check"
     with pytest.raises(ValueError, match="bench check: no option --relativ"):
         parse_mention(["check", "--relativ"])
+
+
+def test_the_tickets_of_the_tutorial_are_what_their_maker_makes() -> None:
+    folder = ROOT / "docs/tutorial"
+    made = runpy.run_path(str(folder / "make_tickets.py"))["tickets"]()
+    assert (folder / "tickets.csv").read_text() == made, "run: python docs/tutorial/make_tickets.py"
+    messages = {row["message"].strip() for row in csv.DictReader(made.splitlines())}
+    tested = [json.loads(line)["message"] for line in (ROOT / "tasks/ticket_triage/test.jsonl").read_text().splitlines()]
+    assert not messages & set(tested)
