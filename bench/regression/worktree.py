@@ -74,7 +74,9 @@ class Side:
         """The suite with one arm, as this side reads it: without what is not set, so that a version that has no such key can read it,
         and with paths of the working tree turned to this tree. Raises `BenchError` for an arm that the suite does not have."""
         task, strategy = _entries(suite, arm)
-        return {"tasks": [self._path(task)], "strategies": [self._path(strategy)]} | _set_keys(self._paths(_without_arms(suite)))
+        # "./" in a suite file is the file's folder, and here a temporary one.
+        own = str(Path(self._path(strategy))) if "/" in strategy else strategy
+        return {"tasks": [self._path(task)], "strategies": [own]} | _set_keys(self._paths(_without_arms(suite)))
 
     def shared(self, suite: dict[str, Any]) -> list[str]:
         """Notes on what the suite names by path that the working tree has and this tree has not, such as weights that git ignores. A

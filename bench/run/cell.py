@@ -234,6 +234,7 @@ def _base_record(cell: Cell, prepared: _Prepared) -> Record:
         "instruction": cell.task.instruction,
         "budget": cell.budget.model_dump(),
         "n_train": len(cell.task.train),
+        "n_validation": len(cell.task.validation[: cell.budget.validation_examples]),
         "strategy": (fitted.strategy if fitted else cell.strategy).model_dump(mode="json", exclude={"description"}),
         "max_new_tokens": cell.task.config.max_new_tokens,
     }

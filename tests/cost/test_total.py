@@ -244,6 +244,9 @@ def test_the_same_seed_draws_the_same(tmp_path: Path) -> None:
         (choices(tuning={"method": "full", "train_on": ["documents"]}), [], 5, "re-train"),
         (choices(tuning={"method": "features"}), [], 20, "re-train"),
         (choices(retrieval={"search": "dense"}, tuning={"method": "lora"}), [], 25, "re-index, re-train"),
+        # Fewer rows than the budget allows, and a budget that takes all of them.
+        (choices(tuning={"method": "lora"}) | {"n_validation": 3}, [], 23, "re-train"),
+        (choices(tuning={"method": "lora"}) | {"n_validation": 40, "budget": {"validation_examples": None}}, [], 60, "re-train"),
     ],
 )
 def test_labels_and_what_a_refresh_does_again(tmp_path: Path, config: Any, trials: list[Any], labels: int, refresh: str) -> None:

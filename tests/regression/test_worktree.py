@@ -57,6 +57,7 @@ def test_a_suite_holds_one_arm_and_no_key_that_is_not_set(repository: Path) -> N
     commit(repository)
     with checked_out(repository, "HEAD") as side:
         read = side.suite(suite(settings={"prompt.cite": False}, multitask=True), ARM)
+        assert side.suite(suite(strategies=["./a.yaml"]), ARM)["strategies"] == ["a.yaml"]
         with pytest.raises(BenchError, match='strategy "c": the suite has none of this name'):
             side.suite(suite(), ("colors", "c"))
     assert read == {
