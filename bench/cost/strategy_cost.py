@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -63,7 +63,7 @@ class Needs:
             shows=shots > 0,
             floor=constant is not None,
             n_train=labels if every else min(most_shots, labels),
-            n_validation=_n_validation(config) if checked else 0,
+            n_validation=records[0].n_validation if checked else 0,
         )
 
 
@@ -205,7 +205,7 @@ class StrategyCost:
         """Scoring the strategy, which trains nothing, once on validation."""
         kept = [(record, trial) for record in self.records if (trial := _kept(record))]
         if self.by_tokens or not kept:
-            return _n_validation(self.records[0].config) * self.request
+            return self.records[0].n_validation * self.request
         return np.asarray(np.mean([self._on_device(record, [_as_phase(trial)]) for record, trial in kept], axis=0))
 
     @cached_property
@@ -270,11 +270,6 @@ class StrategyCost:
             **(with_interval("usd_per_1000_correct", per_correct) if correct[0] > 0 else {}),
             "floor": self.needs.floor,
         }
-
-
-def _n_validation(config: Mapping[str, Any]) -> int:
-    """Validation examples that trials and checkpoints are scored on; of records that do not say, those that the budget allows."""
-    return int(config.get("n_validation", config["budget"].get("validation_examples") or 0))
 
 
 def _phases(record: Record, names: Sequence[PhaseName]) -> list[Phase]:

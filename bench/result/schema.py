@@ -215,6 +215,11 @@ class Record(_Model):
     environment: dict[str, Any] = Field(default_factory=dict)
 
     @property
+    def n_validation(self) -> int:
+        """Validation examples that trials and checkpoints are scored on; of a record that does not say, those that its budget allows."""
+        return int(self.config.get("n_validation", self.config.get("budget", {}).get("validation_examples") or 0))
+
+    @property
     def failure(self) -> str | None:
         """What went wrong, in the cell or in one of its probes."""
         probes = (f"probe {name}: {result.error}" for name, result in self.probes.items() if result.error)

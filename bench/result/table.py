@@ -52,8 +52,9 @@ def table_rows(
     the seeds of one strategy among the strategies of one family (prompting, PEFT, full), over which seed variance is pooled.
     ``item_share``, ``seed_share``, ``residual_share``: ``shares.variance_shares`` of a mean over two seeds or more.
 
-    With ``prices`` also ``PRICED``: the same set-up and requests in dollars of the device that each record ran on, and what 1,000 correct
-    answers cost, ``usd_per_1000_requests`` over the share of items whose outcome is correct; undefined where none is. With ``hosted``
+    With ``prices`` also ``PRICED``: the same set-up and requests in dollars of the device that each record ran on, or of a served model's
+    tokens, and what 1,000 correct answers cost, ``usd_per_1000_requests`` over the share of items whose outcome is correct; undefined
+    where none is. With ``hosted``
     also ``HOSTED``: the tokens of 1,000 requests at this price, nothing cached, and the prefix that requests shared cached.
 
     Raises BenchError for a run without records, a broken file, records that do not belong together, or a device without a price.
@@ -61,7 +62,7 @@ def table_rows(
     rows = []
     for group in groups_of(load_arms(run)):
         for arm, values in zip(group, _group_rows(group), strict=True):
-            priced = {} if prices is None else _priced_columns(arm, prices)
+            priced = {} if prices is None else _priced_columns(arm, prices, hosted)
             api = {} if hosted is None else _hosted_columns(arm, hosted)
             rows.append(plain_row({**values, **priced, **api}))
     return rows
@@ -225,29 +226,49 @@ def _setup(record: Record) -> list[Phase]:
     return [record.phases[name] for name in SETUP if name in record.phases]
 
 
-def _priced_columns(arm: Arm, prices: Prices) -> dict[str, Any]:
-    from bench.cost.prices import device_of, phase_usd, provider_training_usd, tuned_by_provider
-
-    of = {record.seed: prices.device(device_of(record)) for record in arm.ok}
-    answers = [record for record in arm.ok if record.n_items > 0 and "answer" in record.phases]
-    requests = _mean(1000 * phase_usd(record.phases["answer"], of[record.seed]) / record.n_items for record in answers)
-    correct = _share_correct(arm)
-    setup = _mean(sum(phase_usd(phase, of[record.seed]) for phase in _setup(record)) for record in _searched(arm.ok))
-    paid = list(map(str, of.values()))
-    if setup is not None and tuned_by_provider(arm.ok[0]):
+def _priced_columns(arm: Arm, prices: Prices, hosted: TokenPrice | None) -> dict[str, Any]:
+    if arm.ok and "endpoint" in arm.ok[0].config:
         try:
-            price = prices.model(arm.ok[0].config["endpoint"]["model"])
-            jobs = _mean(provider_training_usd(record, price, all_jobs=True) for record in _searched(arm.ok))
+            setup, requests, paid = _at_endpoint(arm, prices, hosted)
         except BenchError as error:
-            setup, paid = None, [*paid, f"set-up unknown: {error}"]
-        else:
-            setup, paid = setup + (jobs or 0.0), [*paid, str(price)]
+            setup, requests, paid = None, None, f"unknown: {error}"
+    else:
+        setup, requests, paid = _on_devices(arm, prices)
+    correct = _share_correct(arm)
     return {
         "setup_usd": setup,
         "usd_per_1000_requests": requests,
         "usd_per_1000_correct": requests / correct if requests is not None and correct else None,
-        "price": "; ".join(dict.fromkeys(paid)) or None,
+        "price": paid,
     }
+
+
+def _on_devices(arm: Arm, prices: Prices) -> tuple[float | None, float | None, str | None]:
+    """Dollars of set-up and of 1,000 requests by the time of the devices that worked for them, and their prices."""
+    from bench.cost.prices import device_of, phase_usd
+
+    of = {record.seed: prices.device(device_of(record)) for record in arm.ok}
+    answers = [record for record in arm.ok if record.n_items > 0 and "answer" in record.phases]
+    requests = _mean(1000 * phase_usd(record.phases["answer"], of[record.seed]) / record.n_items for record in answers)
+    setup = _mean(sum(phase_usd(phase, of[record.seed]) for phase in _setup(record)) for record in _searched(arm.ok))
+    return setup, requests, "; ".join(dict.fromkeys(map(str, of.values()))) or None
+
+
+def _at_endpoint(arm: Arm, prices: Prices, hosted: TokenPrice | None) -> tuple[float | None, float | None, str | None]:
+    """The same of a served model by tokens, at the price of `hosted` or of the model's name. Set-up is the requests of the search, each as
+    dear as one of the test, the provider's fine-tuning jobs, and indexing here. Raises `BenchError` where one of them has no price."""
+    from bench.cost.prices import device_of, phase_usd, provider_training_usd, tokens_usd, tuned_by_provider
+
+    base = hosted or prices.model(arm.ok[0].config["endpoint"]["model"])
+    price = base.of_tuned() if tuned_by_provider(arm.ok[0]) else base
+    each = _mean(tokens_usd(record.tokens, price, cached=True) / record.n_items for record in arm.ok if record.n_items)
+
+    def setup(record: Record) -> float:
+        jobs = provider_training_usd(record, base, all_jobs=True) if tuned_by_provider(record) else 0.0
+        index = phase_usd(record.phases["index"], prices.device(device_of(record))) if "index" in record.phases else 0.0
+        return jobs + index + len(record.trials) * record.n_validation * (each or 0.0)
+
+    return _mean(map(setup, _searched(arm.ok))), None if each is None else 1000 * each, str(base)
 
 
 def _hosted_columns(arm: Arm, price: TokenPrice) -> dict[str, Any]:

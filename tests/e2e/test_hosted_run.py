@@ -125,9 +125,11 @@ def test_a_search_and_two_seeds_tune_once_each_and_the_tuned_model_answers(serve
         rows_ = table_rows(RunFolder(tmp_path / "r"), load_prices(prices_file(tmp_path, more)))
         cell = next(row for row in rows_ if row["strategy"] == "hosted")
         assert (cell["setup_usd"] is not None) is known
-        assert ("set-up unknown" in cell["price"]) is not known
+        assert cell["price"].startswith("unknown: ") is not known
         if known:
-            assert cell["setup_usd"] >= tuning["trained_tokens_of_all_jobs"] * 10 / 1e6
+            asked = 2 * first.n_validation * cell["usd_per_1000_requests"] / 1000
+            assert cell["setup_usd"] == pytest.approx(tuning["trained_tokens_of_all_jobs"] * 10 / 1e6 + asked)
+            assert cell["usd_per_1000_requests"] == pytest.approx(1000 * mean)
 
 
 def wait_for(found: object, process: subprocess.Popen[bytes]) -> None:
