@@ -264,7 +264,7 @@ def _overlaid(name: str, strategy: Strategy, settings: dict[str, Any]) -> Strate
 
 def _adapter(suite: Suite, task: Task, name: str, strategy: Strategy, seed: int) -> tuple[Path | None, str | None]:
     """The adapter that a cell goes on from, and SHA-256 of its weights; `BenchError` where the earlier run has none."""
-    if suite.continue_from is None or strategy.tuning.method in ("none", "features"):
+    if suite.continue_from is None or not strategy.tuning.trains_here:
         return None, None
     folder = Path(suite.continue_from) / "cells" / task.name / name / f"s{seed}" / "adapter"
     weights = sorted(folder.glob("*.safetensors"))

@@ -212,7 +212,7 @@ def switch_seconds(fitted: Fitted, folder: Path) -> float:
     folder.mkdir()
     told = instruction(asker.task, strategy.prompt)
     (folder / "prompt.json").write_text(json.dumps([told, [[s.input, s.targets[0]] for s in asker.shots]]))
-    trained = tuning.method not in ("none", "features")
+    trained = tuning.trains_here
     base = fitted.model
     if trained:
         save_adapter(fitted.model, tuning, folder / "adapter")

@@ -30,10 +30,6 @@ from bench.task.schema import Example, Passage
 
 Report = Callable[[str], None]
 
-UNTRAINED = ("none", "features", "hosted")
-"""Methods that leave the weights that are here as they are."""
-
-
 @cache
 def _features_of(fingerprint: str) -> FeatureCache:
     """The features that trials of a cell's process share, by the base model."""
@@ -183,7 +179,7 @@ class Fitted:
     @property
     def parameters(self) -> tuple[int, int]:
         """(all parameters, those that were trained)."""
-        total, trainable = parameter_counts(self.model, self.strategy.tuning.method not in UNTRAINED)
+        total, trainable = parameter_counts(self.model, self.strategy.tuning.trains_here)
         head = self.head.parameter_count if self.head else 0
         return total + head, trainable + head
 
@@ -192,7 +188,7 @@ class Fitted:
         """What has to be kept to serve the strategy beside the base: weights, head, index, examples."""
         shots = sum(len((s.input + s.targets[0]).encode()) for s in self.asker.shots)
         nearest = self.asker.nearest.size_bytes if self.asker.nearest else 0
-        trained = artifact_bytes(self.model) if self.strategy.tuning.method not in UNTRAINED else 0
+        trained = artifact_bytes(self.model) if self.strategy.tuning.trains_here else 0
         return self.asker.retriever.size_bytes + shots + nearest + trained + (self.head.size_bytes if self.head else 0)
 
     # ------------------------------------------------------------------------------------------ answers

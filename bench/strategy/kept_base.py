@@ -7,7 +7,6 @@ from bench.strategy.spec import TuningChoice
 
 _MOVES_BASE = ("full", "last_layers", "bitfit")
 """Methods that train weights of the base's own layers."""
-_NO_TRAINING = ("none", "features", "hosted")
 
 
 def not_over(source: ModelSource, tuning: TuningChoice) -> str | None:
@@ -17,7 +16,7 @@ def not_over(source: ModelSource, tuning: TuningChoice) -> str | None:
     """
     if reason := source.not_in_bits(tuning.quantize):
         return reason
-    if tuning.method in _NO_TRAINING:
+    if not tuning.trains_here:
         return None
     if source.loading.dtype == "float16":
         return "the base is kept in float16, which is for answers alone: training in it needs loss scaling"

@@ -139,6 +139,11 @@ class TuningChoice(_Choice):
     """``balanced``: an example weighs the inverse of its label's share, so that rare labels count as much as frequent ones."""
 
     @property
+    def trains_here(self) -> bool:
+        """Whether weights of the model, or of an adapter beside it, are trained on this machine; a classifier on features is neither."""
+        return self.method not in ("none", "features", "hosted")
+
+    @property
     def needs_peft(self) -> bool:
         """Whether the training is done by peft, or by trl, which imports it."""
         return self.method in ("lora", "peft") or self.objective != "answers"

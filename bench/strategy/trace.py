@@ -92,7 +92,7 @@ def outlined(
     Raises `BenchError` where there is no such model or the choice does not fit it.
     """
     model = outline(name, dtype, n_labels)
-    if choice.method not in ("none", "features"):
+    if choice.trains_here:
         try:
             with torch.device("meta"):
                 wrap(model, choice, 0, _TEXT)
