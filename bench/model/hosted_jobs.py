@@ -102,6 +102,11 @@ def read_jobs(path: Path) -> HostedJobs:
         raise BenchError(f"{path}: found {problem['msg'].lower()}; expected the jobs of a cell, as bench run writes them") from None
 
 
+def going_on(run: Path) -> int:
+    """How many jobs of a run's cells have been begun and, as far as is noted, have not ended. Raises as `read_jobs`."""
+    return sum(job.job_id is not None and not job.ended for file in run.rglob(HOSTED) for job in read_jobs(file).jobs)
+
+
 def new_job(key: str) -> HostedJob:
     """A job that nothing has been done for."""
     return HostedJob(key=key, suffix=f"bench-{secrets.token_hex(6)}")

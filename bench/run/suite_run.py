@@ -15,6 +15,7 @@ from rich.console import Console
 
 from bench.environment import environment
 from bench.errors import BenchError
+from bench.model.hosted_jobs import going_on
 from bench.model.source import Endpoint, locate
 from bench.result.schema import Run
 from bench.result.store import RunFolder, locked
@@ -61,6 +62,9 @@ def run_suite(
             ended = earlier.ended if earlier and outcome.reused == outcome.total else None
         except KeyboardInterrupt:
             print("bench: stopped; what is done is kept, run the same command to go on", file=sys.stderr)
+            if n := going_on(folder.path):
+                jobs = "1 fine-tuning job goes" if n == 1 else f"{n} fine-tuning jobs go"
+                print(f"bench: {jobs} on at the provider; bench jobs {folder.path} --cancel ends what is not wanted", file=sys.stderr)
             sys.exit(130)
         finally:
             folder.write_run(header.model_copy(update={"ended": ended or _now(), "status": status}))

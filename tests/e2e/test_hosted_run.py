@@ -142,6 +142,23 @@ def wait_for(found: object, process: subprocess.Popen[bytes]) -> None:
     pytest.fail("it did not come")
 
 
+def test_a_run_that_is_stopped_says_what_goes_on(server: FineTuningServer, tmp_path: Path) -> None:
+    server.held.set()
+    command = [sys.executable, "-m", "bench", *map(str, run_of(server, "--strategy", "hosted", "--seeds", "1", "--results", tmp_path))]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=-3, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background of a script it would be ignored
+    ) as stopped:  # fmt: skip
+        wait_for(lambda: ("GET", "/fine_tuning/jobs/ftjob-1") in server.seen, stopped)
+        os.killpg(stopped.pid, signal.SIGINT)
+        assert stopped.stderr is not None
+        said = stopped.stderr.read().splitlines()[-2:]
+    assert said == [
+        "bench: stopped; what is done is kept, run the same command to go on",
+        f"bench: 1 fine-tuning job goes on at the provider; bench jobs {tmp_path / 'r'} --cancel ends what is not wanted",
+    ]
+
+
 @pytest.mark.parametrize("when", ["polling", "creating"])
 def test_a_run_that_is_killed_goes_on_with_the_job_that_it_began(server: FineTuningServer, tmp_path: Path, when: str) -> None:
     (server.held if when == "polling" else server.silent).set()
