@@ -21,8 +21,21 @@ class AccuracyNormalized(Metric):
     def undefined_because(self, sample: Sample) -> str | None:
         return None if sample.option_logprobs else "no log-probabilities"
 
+    def length(self, option: str) -> int:
+        return len(option)
+
     def sample_level(self, sample: Sample) -> float | None:
         if not sample.option_logprobs:
             return None
-        per_character = [logprob / len(option) for option, logprob in zip(sample.options, sample.option_logprobs, strict=True)]
-        return float(sample.options[per_character.index(max(per_character))] in sample.targets)
+        each = [logprob / self.length(option) for option, logprob in zip(sample.options, sample.option_logprobs, strict=True)]
+        return float(sample.options[each.index(max(each))] in sample.targets)
+
+
+class AccuracyPerByte(AccuracyNormalized):
+    """As `accuracy_normalized`, but per byte of UTF-8: the ``acc_bytes`` of lm-evaluation-harness. Most tokenizers fall back to bytes, so
+    among options of different scripts it compares more evenly."""
+
+    name = "accuracy_per_byte"
+
+    def length(self, option: str) -> int:
+        return len(option.encode())

@@ -43,6 +43,7 @@ _ANY: Final = _QA | _LABELS | _SUMMARY | _FIELDS | _CHOICE
 BUILT_IN: Final[Mapping[str, Entry]] = {
     "accuracy": Entry("classification:Accuracy", _LABELS | _CHOICE, "share of items with the right label or option"),
     "accuracy_normalized": Entry("choice:AccuracyNormalized", _CHOICE, "accuracy of the choice by log-probability per character"),
+    "accuracy_per_byte": Entry("choice:AccuracyPerByte", _CHOICE, "accuracy of the choice by log-probability per byte of UTF-8"),
     "macro_f1": Entry("classification:MacroF1", _LABELS, "unweighted mean of the F1 of each label"),
     "exact_match": Entry("overlap:ExactMatch", _QA | _LABELS, "share of answers equal to a target after SQuAD normalisation"),
     "exact_text": Entry("exact:ExactText", _QA, "share of answers equal to a target to the letter, but for what the task ignores"),

@@ -28,9 +28,11 @@ REFUSED: Final = {
 UNUSED: Final = frozenset({"task", "task_alias", "tag", "metadata", "should_decontaminate", "doc_to_decontamination_query"})
 """Keys that change neither a prompt nor a score."""
 METRICS: Final = {
-    "multiple_choice": {"acc": "accuracy", "acc_norm": "accuracy_normalized"},
+    "multiple_choice": {"acc": "accuracy", "acc_norm": "accuracy_normalized", "acc_bytes": "accuracy_per_byte"},
     "generate_until": {"exact_match": "exact_text"},
 }
+DEFAULT_METRICS: Final = {"multiple_choice": ("acc", "acc_norm"), "generate_until": ("exact_match",)}
+"""Where a task file names none."""
 
 IGNORED: Final = {"ignore_case", "ignore_punctuation", "ignore_numbers", "regexes_to_ignore"}
 """What exact_match can ignore."""
@@ -114,8 +116,8 @@ class LmEvalTask(_Part):
     @property
     def metrics(self) -> list[str]:
         """The counterparts of its metrics, the first one primary."""
-        known = METRICS[self.output_type]
-        return list(known.values()) if self.metric_list is None else [known[entry.metric] for entry in self.metric_list]
+        names = DEFAULT_METRICS[self.output_type] if self.metric_list is None else [entry.metric for entry in self.metric_list]
+        return [METRICS[self.output_type][name] for name in names]
 
     @property
     def stop(self) -> list[str]:

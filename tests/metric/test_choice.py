@@ -38,6 +38,21 @@ def test_the_choice_by_log_probability_per_character(options: tuple[str, ...], l
     assert normalized(options, logprobs, *options[:2]) == 1.0  # any target is right; the choices here are among the first two
 
 
+@pytest.mark.parametrize(
+    ("options", "logprobs", "right"),
+    [
+        (("\u00e9\u00e9", "ee"), (-2.0, -1.1), "\u00e9\u00e9"),  # -0.5 against -0.55 a byte; a character -1 against -0.55
+        (("\u65e5\u672c", "nihon"), (-6.0, -5.5), "\u65e5\u672c"),  # six bytes against five
+        (("no", "certainly"), (-2.0, -4.5), "certainly"),
+    ],
+)
+def test_the_choice_by_log_probability_per_byte(options: tuple[str, ...], logprobs: tuple[float, ...], right: str) -> None:
+    metric = get("accuracy_per_byte")()
+    for option in options:
+        assert metric.sample_level(Sample("", (option,), options=options, option_logprobs=logprobs)) == float(option == right)
+    assert metric.sample_level(Sample("", options[:1], options=options)) is None
+
+
 def test_without_log_probabilities_it_is_undefined() -> None:
     assert normalized(("a", "b"), None, "a") is None
     assert get("accuracy_normalized")().compute(predictions=["a"], references=[["a"]]) == {"accuracy_normalized": None}

@@ -33,7 +33,7 @@ FILES = Path(__file__).parent / "lm_eval"
 REFERENCE = json.loads((FILES / "reference.json").read_text())
 ONE_SPLIT = ("held", "samples")
 """Tasks whose rows to learn from are the first half of the scored ones."""
-SAME_NAMES = {"acc": "accuracy", "acc_norm": "accuracy_normalized", "exact_match": "exact_text"}
+SAME_NAMES = {"acc": "accuracy", "acc_norm": "accuracy_normalized", "acc_bytes": "accuracy_per_byte", "exact_match": "exact_text"}
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,12 @@ from typing import Any
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-TASKS = ["letters", "texts", "border", "spaces", "grams", "verbatim", "stripped", "extracts", "samples", "held", "begun", "prefixed"]
+TASKS = [
+    "letters", "texts", "border", "spaces", "grams", "verbatim", "stripped", "extracts", "samples", "held", "begun", "prefixed", "bytes",
+]  # fmt: skip
 PLAIN = {"begun", "prefixed"}
 """Tasks that are not compared in a chat template."""
-METRICS = ("acc", "acc_norm", "exact_match")
+METRICS = ("acc", "acc_norm", "acc_bytes", "exact_match")
 
 
 def item(sample: dict[str, Any]) -> dict[str, Any]:
