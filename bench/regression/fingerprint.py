@@ -98,8 +98,10 @@ def _configurations(paired: Mapping[tuple[str, str], tuple[Arm, Arm]]) -> Iterat
         if not (old.ok and new.ok):
             continue
         before, after = (dict(_flat(arm.ok[0].config)) for arm in (old, new))
-        for key in [*before, *(key for key in after if key not in before)]:
-            if key not in NO_CONFIGURATION and before.get(key) != after.get(key):
+        # Under the same id, a key that one side has alone is one that the other's version of the program did not write down.
+        known = set(before) & set(after) if {r.cell_id for r in old.ok} == {r.cell_id for r in new.ok} else set(before) | set(after)
+        for key in dict.fromkeys([*before, *after]):
+            if key in known and key not in NO_CONFIGURATION and before.get(key) != after.get(key):
                 yield Difference("configuration", f"{task}/{strategy}: {key}", _shown(before.get(key)), _shown(after.get(key)))
 
 

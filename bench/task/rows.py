@@ -140,7 +140,8 @@ def _refuse(constant: str) -> NoReturn:
 def csv_lines(path: Path, text: str, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
     """Where each line of a CSV begins (``file:line``) and its cells, the header too; empty lines have none. Raises BenchError."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    limit = csv.field_size_limit(max(len(text), 1))  # the default refuses cells of more than 131,072 characters
+    # The default refuses cells of more than 131,072 characters. The limit is the process's, so it only grows: others may be at work.
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))
     start = 1
     try:
         for cells in reader:
@@ -148,8 +149,6 @@ def csv_lines(path: Path, text: str, delimiter: str = ",") -> Iterator[tuple[str
             start = reader.line_num + 1
     except csv.Error as error:
         raise BenchError(f"{path}:{reader.line_num}: is no valid CSV ({error})") from None
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _read_csv(path: Path, text: str, list_columns: Sequence[str]) -> list[Row]:

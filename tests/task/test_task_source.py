@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 
 from bench.errors import BenchError
+from bench.task.rows import csv_lines
 from bench.task.source import read_source
 
 
@@ -149,3 +151,15 @@ def test_a_configuration_or_revision_without_a_meaning(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\nconfigs: {\n---\n")
     with pytest.raises(BenchError, match=r"--from .*: the folder cannot be read \("):
         read_source(str(tmp_path), "x")
+
+
+def test_a_reader_that_stops_early_leaves_others_their_cells(tmp_path: Path) -> None:
+    short, long = tmp_path / "short.csv", tmp_path / "long.csv"
+    cell = "x" * 200_000
+    first = csv_lines(short, "a,b\n1,2\n")
+    assert next(first)[1] == ["a", "b"]
+    second = csv_lines(long, f"a\n{cell}\n")
+    assert next(second)[1] == ["a"]
+    first.close()
+    assert [cells for _, cells in second] == [[cell]]
+    assert csv.field_size_limit() >= len(cell)
