@@ -31,7 +31,6 @@ from bench.errors import BenchError
 from bench.model.load import load_model
 from bench.model.outline import materialised, outline
 from bench.model.source import config_of, locate
-from bench.run.fit import UNTRAINED
 from bench.strategy.adapters import artifact_bytes, parameter_counts, wrap
 from bench.strategy.spec import TuningChoice, load_strategy, preset_names
 from bench.strategy.trace import outlined
@@ -206,7 +205,7 @@ def test_known_answers(config_files: dict[str, str]) -> None:
 
 
 def trained_presets() -> list[str]:
-    return [name for name in preset_names() if load_strategy(name)[1].tuning.method not in UNTRAINED]
+    return [name for name in preset_names() if load_strategy(name)[1].tuning.trains_here]
 
 
 def attempt(work: Callable[[], Any]) -> Any:
